@@ -1,0 +1,126 @@
+"""Pairs of crops from two folders of pictures. Sample i of a seed is the same on every machine and in every order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from skd.errors import ArgumentError, DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+LARGEST_UPSCALE = 1.35  # beyond it a painting's strokes are blur, not strokes
+
+
+def list_pictures(folder: str | Path) -> list[Path]:
+    """Picture files of a folder and the folders in it, by name."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("no folder of pictures", got=str(folder))
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise DataError("no pictures in the folder", got=str(folder), expected=f"files ending in {sorted(SUFFIXES)}")
+    return paths
+
+
+class Pictures:
+    """Readable pictures of a folder; those that can't be read, or are too small, are skipped and counted.
+
+    Attributes
+    ----------
+    skipped : dict of Path to str
+        What was left out so far, and why.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, smallest: int = 1) -> None:
+        self.paths, self.smallest = list(paths), smallest
+        self.skipped: dict[Path, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def open(self, index: int) -> Image.Image:
+        """The picture at `index` as RGB; the next readable one in its place if it can't be read."""
+        for offset in range(len(self.paths)):
+            path = self.paths[(index + offset) % len(self.paths)]
+            if path in self.skipped:
+                continue
+            try:
+                with Image.open(path) as image:
+                    picture = image.convert("RGB")
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                self.skipped[path] = f"{type(error).__name__}: {error}"
+                continue
+            if min(picture.size) < self.smallest:
+                self.skipped[path] = f"{picture.size[0]}×{picture.size[1]} is too small for this crop"
+                continue
+            return picture
+        path, reason = next(iter(self.skipped.items()))
+        raise DataError("none of the pictures can be used", got=f"{len(self.skipped)} skipped; {path.name}: {reason}")
+
+
+class StylePairs(Dataset[tuple[Tensor, Tensor]]):
+    """Random crops of photographs beside random crops of paintings.
+
+    Parameters
+    ----------
+    contents, styles : sequence of Path
+    crop : int
+        Side of the crops in pixels.
+    length : int
+        How many samples there are (steps × batch size).
+    seed : int
+        Sample i depends on the seed and i alone.
+    smallest_zoom : float
+        The smallest share of a picture's short side that a crop may show.
+
+    Notes
+    -----
+    The painting's scale is drawn independently of the photograph's, so that strokes of every size are seen.
+    """
+
+    def __init__(
+        self,
+        contents: Sequence[Path],
+        styles: Sequence[Path],
+        *,
+        crop: int,
+        length: int,
+        seed: int = 0,
+        smallest_zoom: float = 0.5,
+    ) -> None:
+        if crop < 16 or crop % 8:
+            raise ArgumentError("side of the crops", got=crop, expected="a multiple of 8 from 16 up")
+        smallest = math.ceil(crop / LARGEST_UPSCALE)
+        self.contents, self.styles = Pictures(contents, smallest=smallest), Pictures(styles, smallest=smallest)
+        self.crop, self.length, self.seed, self.smallest_zoom = crop, length, seed, smallest_zoom
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        random = np.random.default_rng([self.seed, index])
+        return self._crop(self.contents, random), self._crop(self.styles, random)
+
+    def _crop(self, pictures: Pictures, random: np.random.Generator) -> Tensor:
+        picture = pictures.open(int(random.integers(len(pictures))))
+        short = min(picture.size)
+        smallest = max(self.crop / LARGEST_UPSCALE, self.smallest_zoom * short)
+        side = round(smallest * (short / smallest) ** random.random()) if short > smallest else short
+        left = int(random.integers(picture.width - side + 1))
+        top = int(random.integers(picture.height - side + 1))
+        picture = picture.resize(
+            (self.crop, self.crop), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side), reducing_gap=2.0
+        )
+        pixels = np.asarray(picture)
+        if random.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255

@@ -1,0 +1,1 @@
+"""The search for symmetric pairs, and what it finds."""
