@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +13,30 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from skd.errors import ArgumentError, DataError
+from kbstyle_example.images import FORMATS, open_picture
+from skd.errors import ArgumentError, DataError, FileError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+SUFFIXES = frozenset(FORMATS)
 LARGEST_UPSCALE = 1.35  # beyond it a painting's strokes are blur, not strokes
 
 
-def list_pictures(folder: str | Path) -> list[Path]:
-    """Picture files of a folder and the folders in it, by name."""
+def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
+    """Picture files of a folder and the folders in it, by name.
+
+    Raises
+    ------
+    DataError
+        There is no such folder, or nothing in it is named like a picture.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.JPG", "a.png", "notes.txt"):
+    ...         Path(folder, name).touch()
+    ...     [path.name for path in list_pictures(folder)]
+    ['a.png', 'b.JPG']
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("no folder of pictures", got=str(folder))
@@ -30,15 +47,32 @@ def list_pictures(folder: str | Path) -> list[Path]:
 
 
 class Pictures:
-    """Readable pictures of a folder; those that can't be read, or are too small, are skipped and counted.
+    """Readable pictures among some files; those that can't be read, or are too small, are skipped and counted.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    smallest : int
+        Pixels that the short side must have.
 
     Attributes
     ----------
     skipped : dict of Path to str
-        What was left out so far, and why.
+        What was left out so far, and why. Each process that loads data keeps its own.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (30, 20)).save(Path(folder, "good.png"))
+    ...     pictures = Pictures([Path(folder, "missing.png"), Path(folder, "good.png")], smallest=16)
+    ...     pictures.open(0).size, len(pictures.skipped)
+    ((30, 20), 1)
     """
 
     def __init__(self, paths: Sequence[Path], *, smallest: int = 1) -> None:
+        if not paths:
+            raise DataError("no pictures", got="an empty list of files")
         self.paths, self.smallest = list(paths), smallest
         self.skipped: dict[Path, str] = {}
 
@@ -46,19 +80,24 @@ class Pictures:
         return len(self.paths)
 
     def open(self, index: int) -> Image.Image:
-        """The picture at `index` as RGB; the next readable one in its place if it can't be read."""
+        """The picture at `index`, upright and in RGB; the next usable one in its place if it can't be used.
+
+        Raises
+        ------
+        DataError
+            None of them can be used.
+        """
         for offset in range(len(self.paths)):
             path = self.paths[(index + offset) % len(self.paths)]
             if path in self.skipped:
                 continue
             try:
-                with Image.open(path) as image:
-                    picture = image.convert("RGB")
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                self.skipped[path] = f"{type(error).__name__}: {error}"
+                picture = open_picture(path)
+            except (FileError, DataError) as error:
+                self.skipped[path] = str(error).removesuffix(".")
                 continue
             if min(picture.size) < self.smallest:
-                self.skipped[path] = f"{picture.size[0]}×{picture.size[1]} is too small for this crop"
+                self.skipped[path] = f"{picture.width}×{picture.height} is too small for this crop"
                 continue
             return picture
         path, reason = next(iter(self.skipped.items()))
@@ -80,9 +119,24 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
     smallest_zoom : float
         The smallest share of a picture's short side that a crop may show.
 
+    Raises
+    ------
+    ArgumentError, DataError
+        A number that can't be; no files. `__getitem__`: none of the pictures can be used.
+
     Notes
     -----
     The painting's scale is drawn independently of the photograph's, so that strokes of every size are seen.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "grey.png")
+    ...     Image.new("L", (40, 30), 51).save(path)
+    ...     content, style = StylePairs([path], [path], crop=16, length=10)[7]
+    >>> content.shape, round(float(style.mean()), 4)
+    (torch.Size([3, 16, 16]), 0.2)
     """
 
     def __init__(
@@ -97,6 +151,12 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         if crop < 16 or crop % 8:
             raise ArgumentError("side of the crops", got=crop, expected="a multiple of 8 from 16 up")
+        if length < 1:
+            raise ArgumentError("number of samples", got=length, expected="1 or more")
+        if seed < 0:
+            raise ArgumentError("seed of the samples", got=seed, expected="0 or more")
+        if not 0 < smallest_zoom <= 1:
+            raise ArgumentError("smallest zoom", got=smallest_zoom, expected="above 0, at most 1")
         smallest = math.ceil(crop / LARGEST_UPSCALE)
         self.contents, self.styles = Pictures(contents, smallest=smallest), Pictures(styles, smallest=smallest)
         self.crop, self.length, self.seed, self.smallest_zoom = crop, length, seed, smallest_zoom
@@ -105,6 +165,7 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
         return self.length
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Sample `index`: a photograph and a painting, (3, crop, crop) in 0..1 each."""
         if not 0 <= index < self.length:
             raise IndexError(index)
         random = np.random.default_rng([self.seed, index])

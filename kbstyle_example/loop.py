@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from skd.errors import ArgumentError, DataError, FileError, NonFiniteError
 from skd.steps import Step
@@ -43,6 +43,17 @@ class Plan:
         learning rate still comes down.
     workers : int
         Processes that load data; 0 loads in this one.
+
+    Raises
+    ------
+    ArgumentError
+        A number that makes no plan.
+
+    Examples
+    --------
+    >>> Plan(steps=0, batch_size=4)
+    Traceback (most recent call last):
+    skd.errors.ArgumentError: steps of a training plan; got 0; expected 1 or more.
     """
 
     steps: int
@@ -55,9 +66,28 @@ class Plan:
     seconds: float | None = None
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch_size": 1, "warmup": 0, "save_every": 1, "log_every": 1, "workers": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ArgumentError(f"{name} of a training plan", got=getattr(self, name), expected=f"{value} or more")
+        for name in ("learning_rate", "clip", "seconds"):
+            number = getattr(self, name)
+            if number is not None and not 0 < number < math.inf:
+                raise ArgumentError(f"{name} of a training plan", got=number, expected="a finite number above 0")
+
 
 def save_atomically(state: Any, path: Path) -> None:
-    """`torch.save` beside the path, then rename: a reader never meets half a file."""
+    """`torch.save` beside the path, then rename: a reader never meets half a file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_atomically({"step": 3}, Path(folder, "state.pt"))
+    ...     torch.load(Path(folder, "state.pt"), weights_only=True)
+    {'step': 3}
+    """
     beside = path.with_name(path.name + ".part")
     try:
         torch.save(state, beside)
@@ -67,7 +97,15 @@ def save_atomically(state: Any, path: Path) -> None:
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by name: all that a checkpoint of the weights needs."""
+    """The parameters that are trained, by name.
+
+    Examples
+    --------
+    >>> net = nn.Linear(2, 1)
+    >>> net.bias.requires_grad = False
+    >>> list(trainable(net))
+    ['weight']
+    """
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
@@ -87,7 +125,8 @@ def fit(
     module : nn.Module
         Called with a batch, returns a `Step`.
     samples : map-style Dataset
-        At least steps × batch_size samples, read in order.
+        At least steps × batch_size samples, read in order. What the module draws at random itself (dropout) isn't
+        part of the checkpoint: a resumed run draws anew.
     plan : Plan
     out : path
         Folder for the checkpoint and the log. A checkpoint found there is resumed.
@@ -101,20 +140,41 @@ def fit(
     DataError
         Fewer samples than one batch, or than the steps need.
     NonFiniteError
-        A loss is NaN or infinite: the checkpoint before it is kept.
+        A loss or its gradient is NaN or infinite: the checkpoint before it is kept.
     FileError
         The checkpoint belongs to another module, or is damaged.
+    ArgumentError
+        The module has nothing to train.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from skd.steps import Losses
+    >>> class Fit(nn.Module):
+    ...     def __init__(self) -> None:
+    ...         super().__init__()
+    ...         self.line = nn.Linear(1, 1)
+    ...
+    ...     def forward(self, batch: Tensor) -> Step:
+    ...         return Step(None, Losses({"error": (self.line(batch) - 2 * batch).square().mean()}))
+    >>> plan = Plan(steps=2, batch_size=4, log_every=1)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     fit(Fit(), torch.rand(8, 1), plan, out)
+    ...     [json.loads(line)["step"] for line in Path(out, LOG).read_text().splitlines()]
+    2
+    [1, 2]
     """
-    if plan.steps < 1 or plan.batch_size < 1:
-        raise ArgumentError("a training plan without steps", got=plan)
     needed, there = plan.steps * plan.batch_size, len(samples)  # type: ignore[arg-type]
     if there < needed:
         raise DataError("too few samples for the plan", got=there, expected=f"at least {needed}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     parameters = trainable(module)
+    if not parameters:
+        raise ArgumentError("the module has nothing to train", remedy="leave some of its parameters requires_grad")
     optimizer = torch.optim.Adam(parameters.values(), lr=plan.learning_rate)
-    first, elapsed = _resume(out / CHECKPOINT, parameters, optimizer)
+    first, elapsed = _resume(out / CHECKPOINT, parameters, _buffers(module), optimizer)
+    _cut(out / LOG, first)
     loader = DataLoader(
         Subset(samples, range(first * plan.batch_size, needed)),
         batch_size=plan.batch_size,
@@ -131,18 +191,17 @@ def fit(
             if progress >= 1:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate * min(1.0, (step + 1) / plan.warmup) * _cosine(progress)
+                group["lr"] = plan.learning_rate * min(1.0, (step + 1) / max(1, plan.warmup)) * _cosine(progress)
             result: Step = module(batch)
             total = result.losses.total
+            remedy = "lower the learning rate, then run again: training goes on from the last checkpoint"
             if not torch.isfinite(total):
-                raise NonFiniteError(
-                    f"the loss of step {step} isn't finite",
-                    got=result.losses.values(),
-                    remedy="lower the learning rate, then run again: training goes on from the last checkpoint",
-                )
+                raise NonFiniteError(f"the loss of step {step} isn't finite", got=result.losses.values(), remedy=remedy)
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(list(parameters.values()), plan.clip)
+            if not torch.isfinite(norm):  # Adam would spread it to all weights, and the next checkpoint keep them
+                raise NonFiniteError(f"the gradient of step {step} isn't finite", got=float(norm), remedy=remedy)
             optimizer.step()
             step += 1
             bar.update()
@@ -152,12 +211,12 @@ def fit(
                 values = result.losses.values()
                 shown = sorted(values.items(), key=lambda item: -item[1])[:4]
                 bar.set_postfix({name.split("/")[-1]: f"{value:.3f}" for name, value in shown})
-                line = {"step": step, "seconds": round(time.monotonic() - started, 2), "gradient": float(norm), **values}
-                log.write(json.dumps(line) + "\n")
+                seconds = round(time.monotonic() - started, 2)
+                log.write(json.dumps({"step": step, "seconds": seconds, "gradient": float(norm), **values}) + "\n")
                 log.flush()
             if step % plan.save_every == 0:
-                _save(out / CHECKPOINT, step, time.monotonic() - started, parameters, optimizer)
-    _save(out / CHECKPOINT, step, time.monotonic() - started, parameters, optimizer)
+                _save(out / CHECKPOINT, step, time.monotonic() - started, module, optimizer)
+    _save(out / CHECKPOINT, step, time.monotonic() - started, module, optimizer)
     return step
 
 
@@ -165,27 +224,59 @@ def _cosine(progress: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _save(path: Path, step: int, seconds: float, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    weights = {name: p.detach() for name, p in parameters.items()}
-    save_atomically({"step": step, "seconds": seconds, "weights": weights, "optimizer": optimizer.state_dict()}, path)
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    """What a module keeps beside its parameters (BatchNorm's running statistics), by name."""
+    kept = module.state_dict(keep_vars=True)
+    return {name: buffer for name, buffer in module.named_buffers() if name in kept}
 
 
-def _resume(path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def _save(path: Path, step: int, seconds: float, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    state = {
+        "step": step,
+        "seconds": seconds,
+        "weights": {name: p.detach() for name, p in trainable(module).items()},
+        "buffers": _buffers(module),
+        "optimizer": optimizer.state_dict(),
+    }
+    save_atomically(state, path)
+
+
+def _resume(
+    path: Path, parameters: dict[str, nn.Parameter], buffers: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
     """Load the checkpoint if there is one; returns the steps done and the seconds they took."""
     if not path.exists():
         return 0, 0.0
     remedy = f"name another output folder, or remove {path}"
+    there: dict[str, Tensor] = {**parameters, **buffers}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        weights: dict[str, Tensor] = state["weights"]
-        step, seconds = int(state["step"]), float(state["seconds"])
-    except Exception as error:
+        step, seconds, adam = int(state["step"]), float(state["seconds"]), state["optimizer"]
+        found: dict[str, Tensor] = {**state["weights"], **state.get("buffers", {})}
+        shapes = {name: tuple(value.shape) for name, value in found.items()}
+    except Exception as error:  # the unpickler raises nearly anything
         raise FileError("the checkpoint can't be read", got=f"{path} ({type(error).__name__})", remedy=remedy) from None
-    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    if {name: tuple(w.shape) for name, w in weights.items()} != shapes:
+    if shapes != {name: tuple(value.shape) for name, value in there.items()}:
         raise FileError("the checkpoint belongs to another network", got=str(path), remedy=remedy)
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-    optimizer.load_state_dict(state["optimizer"])
+        for name, value in there.items():
+            value.copy_(found[name])
+    optimizer.load_state_dict(adam)
     return step, seconds
+
+
+def _cut(log: Path, last: int) -> None:
+    """Drop the lines after the step that training goes on from, and the half line of a run that was killed."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if not line.endswith("\n") or json.loads(line)["step"] > last:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    beside = log.with_name(log.name + ".part")
+    beside.write_text("".join(kept), encoding="utf-8")
+    beside.replace(log)

@@ -14,13 +14,14 @@ weighted style loss and gives no formula: this one is ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from kbstyle_example.networks import KBStyle, moments
 from kbstyle_example.perceptual import Perceptual, layer_weights
+from skd.errors import ShapeError
 from skd.steps import Losses, Step
 
 # Deep layers see strokes and shapes of strokes, shallow ones colour, which a small network gets right first.
@@ -28,16 +29,49 @@ STYLE_WEIGHTS = {"relu1_1": 0.5, "relu2_1": 1.0, "relu3_1": 1.0, "relu4_1": 1.0,
 # Means and deviations alone are matched by recolouring; which channels fire together is the texture.
 COVARIANCE_WEIGHTS = {"relu2_1": 0.1, "relu3_1": 0.1, "relu4_1": 0.1}
 CONTENT_WEIGHT = 1.0
-STYLE_WEIGHT = 2.5
+STYLE_WEIGHT = 5.0
 
 
 def content_distance(result: Tensor, content: Tensor) -> Tensor:
-    """Mean squared difference of two features, each channel brought to mean 0 and deviation 1 (AdaIN's eq. 12, normalised)."""
+    """Mean squared difference of two features, each channel first brought to mean 0 and deviation 1.
+
+    This is the content loss of AdaIN (Huang & Belongie 2017, eq. 12) on normalised features: recolouring costs nothing.
+
+    Parameters
+    ----------
+    result, content : Tensor
+        (B, C, H, W), the same shape.
+
+    Raises
+    ------
+    ShapeError
+        They differ in shape.
+
+    Examples
+    --------
+    >>> feature = torch.rand(1, 2, 4, 4)
+    >>> round(content_distance(3 * feature + 1, feature).item(), 3)
+    0.0
+    """
+    if result.shape != content.shape:
+        raise ShapeError("features of two contents", got=tuple(result.shape), expected=tuple(content.shape))
     return (_standardised(result) - _standardised(content)).square().mean()
 
 
 def moment_distance(result: Tensor, style: Tensor) -> Tensor:
-    """L_l above: squared differences of channel means and deviations over the painting's own energy, a scalar."""
+    """L_l above: squared differences of channel means and deviations over the painting's own energy, a scalar.
+
+    Parameters
+    ----------
+    result, style : Tensor
+        (B, C, H, W) and (B or 1, C, H′, W′).
+
+    Examples
+    --------
+    >>> painting = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)  # mean 2, deviation 1
+    >>> round(moment_distance(torch.full((1, 1, 1, 2), 2.0), painting).item(), 2)
+    0.2
+    """
     mean, deviation = moments(result)
     target_mean, target_deviation = moments(style)
     difference = (mean - target_mean).square() + (deviation - target_deviation).square()
@@ -46,7 +80,20 @@ def moment_distance(result: Tensor, style: Tensor) -> Tensor:
 
 
 def covariance_distance(result: Tensor, style: Tensor) -> Tensor:
-    """K_l above: the relative error of the channel covariance, a scalar."""
+    """K_l above: the relative error of the channel covariance, a scalar.
+
+    Parameters
+    ----------
+    result, style : Tensor
+        (B, C, H, W) and (B or 1, C, H′, W′). A style whose channels are all constant has no covariance to be relative
+        to: the distance is then huge.
+
+    Examples
+    --------
+    >>> painting = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+    >>> round(covariance_distance(torch.full((1, 1, 1, 2), 2.0), painting).item(), 2)
+    1.0
+    """
     target = _covariance(style)
     difference = (_covariance(result) - target).square().sum(dim=(1, 2))
     return (difference / target.square().sum(dim=(1, 2)).clamp_min(1e-12)).mean()
@@ -70,10 +117,25 @@ class StyleTask(nn.Module):
     ----------
     network : KBStyle
     perceptual : Perceptual
-        Frozen; its features define content and style.
+        Its features define content and style. It is frozen here.
     content_weight, style_weight : float
     style_weights, covariance_weights : mapping of str to float
         w_l and k_l of the module's formula; layers left out have weight 0.
+
+    Raises
+    ------
+    ArgumentError
+        A layer that the perceptual network doesn't have, or a weight that is negative or not finite.
+
+    Examples
+    --------
+    >>> from kbstyle_example.networks import STUDENT
+    >>> from kbstyle_example.perceptual import VGG
+    >>> perceptual = VGG("tiny", (4, 4), stages=((1, "1"), (1, "2")), content_layer="relu2_1")
+    >>> task = StyleTask(KBStyle(STUDENT), perceptual, style_weights={"relu1_1": 1.0}, covariance_weights={})
+    >>> step = task((torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)))
+    >>> step.output.shape, sorted(step.losses.terms)
+    (torch.Size([2, 3, 16, 16]), ['content', 'style', 'texture'])
     """
 
     def __init__(
@@ -87,10 +149,11 @@ class StyleTask(nn.Module):
         covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
     ) -> None:
         super().__init__()
-        self.network, self.perceptual = network, perceptual
+        self.style_weights = layer_weights(perceptual, style_weights)
+        self.covariance_weights = layer_weights(perceptual, covariance_weights)
+        layer_weights(perceptual, {perceptual.content_layer: content_weight})
+        self.network, self.perceptual = network, perceptual.freeze()
         self.content_weight, self.style_weight = content_weight, style_weight
-        self.style_weights = layer_weights(perceptual, dict(style_weights))
-        self.covariance_weights = layer_weights(perceptual, dict(covariance_weights))
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Step:
         """Stylise a batch and weigh the result."""
@@ -104,13 +167,16 @@ class StyleTask(nn.Module):
             wanted = self.perceptual(content)[self.perceptual.content_layer]
             targets = self.perceptual(style)
         features = self.perceptual(output)
-        moment_terms = [w * moment_distance(features[l], targets[l]) for l, w in self.style_weights.items() if w]
-        covariance_terms = [w * covariance_distance(features[l], targets[l]) for l, w in self.covariance_weights.items() if w]
+
+        def weighted(distance: Callable[[Tensor, Tensor], Tensor], weights: Mapping[str, float]) -> Tensor:
+            terms = [w * distance(features[layer], targets[layer]) for layer, w in weights.items() if w]
+            return sum(terms, output.new_zeros(()))
+
         content_term = content_distance(features[self.perceptual.content_layer], wanted)
         return Losses(
             {
                 "content": self.content_weight * content_term,
-                "style": self.style_weight * sum(moment_terms, output.new_zeros(())),
-                "texture": self.style_weight * sum(covariance_terms, output.new_zeros(())),
+                "style": self.style_weight * weighted(moment_distance, self.style_weights),
+                "texture": self.style_weight * weighted(covariance_distance, self.covariance_weights),
             }
         )

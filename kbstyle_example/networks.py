@@ -8,9 +8,11 @@ their widths alone.
 level  resolution encoders                       decoder
 ====== ========== ============================== ===========================================
 1      1/2        space-to-depth, 3×3            up, 3×3, + content level 1, style moments
-2      1/4        3×3 stride 2                   up, 3×3, + content level 2, style moments
+2      1/4        3×3 stride 2, 7×7 blocks ¹     up, 3×3, + content level 2, style moments, 7×7 blocks
 3      1/8        3×3 stride 2, 7×7 blocks       style moments, 7×7 blocks
 ====== ========== ============================== ===========================================
+
+¹ of the content encoder alone; the style encoder only takes statistics there.
 
 The paper (KBStyle, IEEE TIP 33, 2024) publishes no layers; this shape is ours (docs say what was tried).
 """
@@ -32,16 +34,40 @@ SMALLEST_SIDE = 16  # pixels: two positions a side are left at level 3
 
 @dataclass(frozen=True)
 class KBStyleConfig:
-    """What fixes a KBStyle network: `KBStyle(config)` and its weights are the whole of it."""
+    """What fixes a KBStyle network: `KBStyle(config)` and its weights are the whole of it.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Channels of levels 1, 2 and 3.
+    fine_blocks : int
+        Blocks at level 2 of the content encoder, and as many in the decoder.
+    content_blocks, style_blocks : int
+        Blocks at level 3 of the content encoder (and as many in the decoder), and of the style encoder.
+
+    Raises
+    ------
+    ArgumentError
+        Not three positive widths; a negative number of blocks.
+
+    Examples
+    --------
+    >>> KBStyleConfig(widths=(8, 16, 28)).as_dict()
+    {'widths': (8, 16, 28), 'fine_blocks': 2, 'content_blocks': 3, 'style_blocks': 2}
+    """
 
     widths: tuple[int, int, int]
-    content_blocks: int = 4
+    fine_blocks: int = 2
+    content_blocks: int = 3
     style_blocks: int = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
         if len(self.widths) != 3 or min(self.widths) < 1:
             raise ArgumentError("widths of a KBStyle network", got=self.widths, expected="three positive integers")
+        if min(self.content_blocks, self.style_blocks) < 0:
+            blocks = (self.content_blocks, self.style_blocks)
+            raise ArgumentError("blocks of a KBStyle network", got=blocks, expected="0 or more")
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for a weights file's metadata."""
@@ -53,12 +79,24 @@ STUDENT = KBStyleConfig(widths=(8, 16, 28))
 
 
 def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3×3 convolution whose border repeats the edge: zeros would show as a dark frame."""
+    """A 3×3 convolution whose border repeats the edge: zeros would show as a dark frame.
+
+    Examples
+    --------
+    >>> conv3(3, 8, stride=2)(torch.zeros(1, 3, 6, 8)).shape
+    torch.Size([1, 8, 3, 4])
+    """
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, padding_mode="replicate")
 
 
 class Block(nn.Module):
-    """Residual block with a long reach: 7×7 depthwise (48 pixels at 1/8), then two pointwise layers."""
+    """Residual block with a long reach: 7×7 depthwise (24 pixels at 1/4, 48 at 1/8), then two pointwise layers.
+
+    Examples
+    --------
+    >>> Block(4)(torch.zeros(1, 4, 2, 3)).shape
+    torch.Size([1, 4, 2, 3])
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -78,14 +116,14 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Three levels, at 1/2, 1/4 and 1/8 of the picture's size."""
 
-    def __init__(self, widths: tuple[int, int, int], blocks: int) -> None:
+    def __init__(self, widths: tuple[int, int, int], *, fine_blocks: int, blocks: int) -> None:
         super().__init__()
         first, second, third = widths
         self.level1 = nn.Sequential(nn.PixelUnshuffle(2), conv3(12, first), nn.ReLU())
-        self.level2 = nn.Sequential(conv3(first, second, stride=2), nn.ReLU())
-        self.level3 = nn.Sequential(
-            conv3(second, third, stride=2), nn.ReLU(), *(Block(third) for _ in range(blocks))
+        self.level2 = nn.Sequential(
+            conv3(first, second, stride=2), nn.ReLU(), *(Block(second) for _ in range(fine_blocks))
         )
+        self.level3 = nn.Sequential(conv3(second, third, stride=2), nn.ReLU(), *(Block(third) for _ in range(blocks)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, H, W) in 0..1, H and W multiples of 8 → the features of levels 1, 2 and 3."""
@@ -110,26 +148,47 @@ class StyleCode(NamedTuple):
 
 
 def moments(feature: Tensor) -> Moments:
-    """Mean and standard deviation of each channel over the positions, in float32."""
+    """Mean and standard deviation of each channel over the positions, in float32 (population; EPSILON under the root).
+
+    Examples
+    --------
+    >>> found = moments(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2))
+    >>> round(found.mean.item(), 3), round(found.deviation.item(), 3)
+    (3.0, 2.0)
+    """
     variance, mean = torch.var_mean(feature.float(), dim=(2, 3), keepdim=True, correction=0)
     return Moments(mean, (variance + EPSILON).sqrt())
 
 
 def normalised(feature: Tensor) -> Tensor:
-    """Each channel with mean 0 and deviation 1."""
+    """Each channel with mean 0 and deviation 1.
+
+    Examples
+    --------
+    >>> normalised(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2)).flatten().round(decimals=3)
+    tensor([-1.,  1.])
+    """
     mean, deviation = moments(feature)
     return (feature - mean) / deviation
 
 
 class Decoder(nn.Module):
-    """Mirrors the encoder, deepest level first, and takes on the style at each level."""
+    """Mirrors the encoder, deepest level first, and takes on the style at each level.
 
-    def __init__(self, widths: tuple[int, int, int], blocks: int) -> None:
+    Examples
+    --------
+    >>> levels = Encoder((2, 4, 6), fine_blocks=1, blocks=1)(torch.rand(1, 3, 16, 24))
+    >>> Decoder((2, 4, 6), fine_blocks=1, blocks=1)(levels, StyleCode(*(moments(level) for level in levels))).shape
+    torch.Size([1, 3, 16, 24])
+    """
+
+    def __init__(self, widths: tuple[int, int, int], *, fine_blocks: int, blocks: int) -> None:
         super().__init__()
         first, second, third = widths
         self.level3 = nn.Sequential(*(Block(third) for _ in range(blocks)))
         self.up2 = conv3(third, second)
-        self.level2 = nn.ReLU()
+        # Without blocks here strokes are drawn at 1/8 alone, and show its lattice in smooth skies.
+        self.level2 = nn.Sequential(nn.ReLU(), *(Block(second) for _ in range(fine_blocks)))
         self.up1 = conv3(second, first)
         self.level1 = nn.ReLU()
         self.output = nn.Sequential(conv3(first, 12), nn.PixelShuffle(2))
@@ -145,12 +204,42 @@ class Decoder(nn.Module):
 
 
 def doubled(feature: Tensor) -> Tensor:
-    """Twice the height and width, nearest neighbour."""
-    return F.interpolate(feature, scale_factor=2.0, mode="nearest")
+    """Twice the height and width: blurred by [1 2 1] along both axes, then bilinear.
+
+    The blur takes away what alternates from one position to the next. Without it the network paints smooth skies with
+    that alternation, and they show a lattice of 8 pixels (seen with nearest neighbours).
+
+    Examples
+    --------
+    >>> checkerboard = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]]).repeat(1, 1, 3, 3)
+    >>> float(doubled(checkerboard)[:, :, 3:-3, 3:-3].abs().max())
+    0.0
+    """
+    blurred = F.avg_pool2d(F.avg_pool2d(F.pad(feature, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
+    return F.interpolate(blurred, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def modulated(feature: Tensor, style: Moments) -> Tensor:
-    """Adaptive instance normalisation (Huang & Belongie 2017, eq. 8)."""
+    """Adaptive instance normalisation (Huang & Belongie 2017, eq. 8).
+
+    Raises
+    ------
+    ShapeError
+        The style has another number of channels, or neither one sample nor as many as the feature.
+
+    Examples
+    --------
+    >>> wanted = Moments(torch.full((1, 1, 1, 1), 10.0), torch.full((1, 1, 1, 1), 3.0))
+    >>> modulated(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2), wanted).flatten().round(decimals=3)
+    tensor([ 7., 13.])
+    """
+    batch, styles = feature.shape[0], style.mean.shape[0]
+    if style.mean.shape[1] != feature.shape[1] or (batch != styles and 1 not in (batch, styles)):
+        raise ShapeError(
+            "a style code doesn't fit the network or the batch",
+            got=f"{styles} styles of {style.mean.shape[1]} channels",
+            expected=f"1 or {batch} of {feature.shape[1]}",
+        )
     return normalised(feature) * style.deviation + style.mean
 
 
@@ -161,6 +250,12 @@ class KBStyle(nn.Module):
     ----------
     config : KBStyleConfig
         Widths and depths.
+
+    Raises
+    ------
+    ShapeError, ArgumentError
+        `forward`, `encode_style`, `render`: not pictures that the network can take, see `padded`; a code that doesn't
+        fit, see `modulated`.
 
     Examples
     --------
@@ -175,9 +270,10 @@ class KBStyle(nn.Module):
     def __init__(self, config: KBStyleConfig) -> None:
         super().__init__()
         self.config = config
-        self.content_encoder = Encoder(config.widths, config.content_blocks)
-        self.style_encoder = Encoder(config.widths, config.style_blocks)
-        self.decoder = Decoder(config.widths, config.content_blocks)
+        fine, blocks = config.fine_blocks, config.content_blocks
+        self.content_encoder = Encoder(config.widths, fine_blocks=fine, blocks=blocks)
+        self.style_encoder = Encoder(config.widths, fine_blocks=0, blocks=config.style_blocks)
+        self.decoder = Decoder(config.widths, fine_blocks=fine, blocks=blocks)
 
     def encode_style(self, style: Tensor) -> StyleCode:
         """(B, 3, H, W) in 0..1, any size from 16 pixels → the style code."""
@@ -185,7 +281,7 @@ class KBStyle(nn.Module):
         return StyleCode(moments(one), moments(two), moments(three))
 
     def render(self, content: Tensor, code: StyleCode) -> Tensor:
-        """(B, 3, H, W) in 0..1 and a style code (of B or of one) → (B, 3, H, W), not clamped."""
+        """(B, 3, H, W) in 0..1 and a style code (of B or of one; or of any with B = 1) → (B, 3, H, W), not clamped."""
         height, width = content.shape[-2:]
         out: Tensor = self.decoder(self.content_encoder(padded(content)), code)
         return out[..., :height, :width]
@@ -196,7 +292,23 @@ class KBStyle(nn.Module):
 
 
 def padded(image: Tensor) -> Tensor:
-    """The picture grown at the right and the bottom to multiples of 8, by repeating its edge."""
+    """The picture grown at the right and the bottom to multiples of 8, by repeating its edge.
+
+    Raises
+    ------
+    ArgumentError
+        Not a tensor of floating point numbers.
+    ShapeError
+        Not (B, 3, H, W) with both sides from 16 up.
+
+    Examples
+    --------
+    >>> padded(torch.zeros(1, 3, 17, 24)).shape
+    torch.Size([1, 3, 24, 24])
+    """
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        got = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        raise ArgumentError("a picture of the wrong type", got=got, expected="a tensor of floats in 0..1")
     if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < SMALLEST_SIDE:
         raise ShapeError(
             "a picture has the wrong shape",

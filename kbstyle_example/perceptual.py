@@ -7,52 +7,115 @@ Each takes (B, 3, H, W) RGB in 0..1 and returns its features by name; the normal
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
+from typing import Literal, Self
+from urllib.request import urlopen
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-from skd.errors import ArgumentError, FileError, closest
+from skd.errors import ArgumentError, FileError, ShapeError, closest
 
 CAFFE_MEAN = (104.0, 117.0, 123.0)  # blue, green, red in 0..255
 HED_MEAN = (104.007, 116.669, 122.679)
-# Convolutions of VGG before each max-pooling, up to relu5_1; the last of a list of four exists in VGG-19 alone.
+# Convolutions of VGG before each max-pooling, and the number of their stage, up to relu5_1 and relu4_1.
 VGG19_STAGES = ((2, "1"), (2, "2"), (4, "3"), (4, "4"), (1, "5"))
 VGG16_STAGES = ((2, "1"), (2, "2"), (3, "3"), (1, "4"))
+VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+VGG19_SHA256 = "dcbb9e9d"  # the beginning, as its name says
+CHUNK = 1 << 20  # bytes
 
 
 class Perceptual(nn.Module):
-    """Base of the perceptual networks.
+    """Base of the perceptual networks: subclass it, and losses and measures work under your own.
+
+    Set the three attributes and write `forward`. The losses freeze the network.
 
     Attributes
     ----------
+    name : str
+        What the tables call it.
     layers : tuple of str
         Names of the features, shallow to deep.
     content_layer : str
         The one whose normalised feature stands for what the picture shows.
-    name, sha256 : str
-        Which network, and the digest of the file it came from ("" when it wasn't loaded).
+    smallest_side : int
+        Pixels below which a picture leaves no position at the deepest layer.
+    sha256 : str
+        The digest of the file it came from ("" when it wasn't loaded).
+
+    Examples
+    --------
+    A network of one's own, and a loss under it:
+
+    >>> from kbstyle_example.losses import StyleTask
+    >>> from kbstyle_example.networks import STUDENT, KBStyle
+    >>> class Mine(Perceptual):
+    ...     name, layers, content_layer, smallest_side = "mine", ("fine", "coarse"), "coarse", 4
+    ...
+    ...     def __init__(self) -> None:
+    ...         super().__init__()
+    ...         self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 4, stride=4)
+    ...
+    ...     def forward(self, image: Tensor) -> dict[str, Tensor]:
+    ...         fine = F.relu(self.first(self.checked(image) - 0.5))
+    ...         return {"fine": fine, "coarse": F.relu(self.second(fine))}
+    >>> task = StyleTask(
+    ...     KBStyle(STUDENT), Mine(), style_weights={"fine": 1.0, "coarse": 0.5}, covariance_weights={"coarse": 0.1}
+    ... )
+    >>> step = task((torch.rand(2, 3, 16, 24), torch.rand(2, 3, 16, 16)))
+    >>> sorted(step.losses.terms)
+    ['content', 'style', 'texture']
     """
 
+    name: str
     layers: tuple[str, ...]
     content_layer: str
-    name: str
+    smallest_side: int = 1
     sha256: str = ""
+    frozen: bool = False
 
-    def freeze(self) -> Perceptual:
-        """In eval mode, without gradients for its own weights."""
+    def freeze(self) -> Self:
+        """In eval mode for good, and without gradients for its own weights."""
         self.requires_grad_(False)
-        self.eval()
-        return self
+        self.frozen = True
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As in `nn.Module`, but a frozen network stays in eval mode while the module around it trains."""
+        return super().train(mode and not self.frozen)
+
+    def checked(self, image: Tensor) -> Tensor:
+        """The picture, if this network can take it: (B, 3, H, W), floating point, no side too small.
+
+        Raises
+        ------
+        ShapeError
+            It isn't.
+        """
+        fits = image.dim() == 4 and image.shape[1] == 3 and min(image.shape[2:]) >= self.smallest_side
+        if not fits or not image.is_floating_point():
+            raise ShapeError(
+                f"{self.name} can't take this picture",
+                got=f"{tuple(image.shape)}, {image.dtype}",
+                expected=f"(B, 3, H, W), floating point, with H and W at least {self.smallest_side}",
+            )
+        return image
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) RGB in 0..1 → features by name."""
+        """(B, 3, H, W) RGB in 0..1 → features (B, C, H′, W′) by name, shallow to deep."""
         raise NotImplementedError
 
 
 class VGG(Perceptual):
-    """VGG's convolutions up to the last stage asked for; every feature is taken after its ReLU.
+    """VGG's convolutions up to the last stage; the feature of a stage is its first, after ReLU.
 
     Parameters
     ----------
@@ -65,6 +128,12 @@ class VGG(Perceptual):
     border : {"zeros", "reflect"}
         Padding of the 3×3 convolutions.
     content_layer : str
+
+    Examples
+    --------
+    >>> net = VGG("tiny", (4, 6), stages=((1, "1"), (1, "2")), content_layer="relu2_1")
+    >>> {name: tuple(feature.shape) for name, feature in net(torch.rand(1, 3, 8, 12)).items()}
+    {'relu1_1': (1, 4, 8, 12), 'relu2_1': (1, 6, 4, 6)}
     """
 
     def __init__(
@@ -73,13 +142,14 @@ class VGG(Perceptual):
         widths: tuple[int, ...],
         *,
         stages: tuple[tuple[int, str], ...] = VGG19_STAGES,
-        border: str = "zeros",
+        border: Literal["zeros", "reflect"] = "zeros",
         content_layer: str = "relu4_1",
     ) -> None:
         super().__init__()
-        self.name, self.content_layer = name, content_layer
+        self.name, self.content_layer, self.stages = name, content_layer, stages
         self.layers = tuple(f"relu{number}_1" for _, number in stages)
-        self.stages = stages
+        # Each pooling halves; a reflected border needs a second position to show.
+        self.smallest_side = 2 ** (len(stages) - 1) * (2 if border == "reflect" else 1)
         self.input = nn.Conv2d(3, 3, 1)  # the normalisation of the input, as weights
         inputs = 3
         for width, (count, number) in zip(widths, stages, strict=True):
@@ -90,30 +160,37 @@ class VGG(Perceptual):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) RGB in 0..1 → features by name, relu1_1 first."""
-        x = self.input(image)
+        x = self.input(self.checked(image))
         features: dict[str, Tensor] = {}
-        for count, number in self.stages:
-            if number != "1":
+        for position, (count, number) in enumerate(self.stages):
+            if position:
                 x = F.max_pool2d(x, 2)
             for index in range(1, count + 1):
                 x = F.relu(self.get_submodule(f"conv{number}_{index}")(x))
                 if index == 1:
                     features[f"relu{number}_1"] = x
-                if f"relu{number}_{index}" == self.layers[-1]:
-                    break
         return features
 
-    def normalise_inputs(self, scale: float, mean: tuple[float, ...], deviation: tuple[float, ...], *, bgr: bool) -> None:
+    def normalise_inputs(
+        self, scale: float, mean: tuple[float, ...], deviation: tuple[float, ...], *, bgr: bool
+    ) -> None:
         """Let the first layer compute (scale·x − mean) / deviation, channels in the order the weights expect."""
-        with torch.no_grad():
-            order = torch.eye(3).flip(0) if bgr else torch.eye(3)
-            spread = torch.tensor(deviation)
-            self.input.weight.copy_((order * scale / spread[:, None])[:, :, None, None])
-            self.input.bias.copy_(-torch.tensor(mean) / spread)  # type: ignore[union-attr]
+        order = torch.eye(3).flip(0) if bgr else torch.eye(3)
+        spread = torch.tensor(deviation)
+        weight = (order * scale / spread[:, None])[:, :, None, None]
+        self.input.load_state_dict({"weight": weight, "bias": -torch.tensor(mean) / spread})
 
 
 class SqueezeNet(Perceptual):
-    """SqueezeNet 1.1 up to fire6: only ever measures."""
+    """SqueezeNet 1.1 (Iandola et al. 2016) up to fire6: only ever measures.
+
+    Examples
+    --------
+    >>> {name: tuple(feature.shape[1:]) for name, feature in SqueezeNet()(torch.rand(1, 3, 32, 32)).items()}
+    {'conv1': (64, 15, 15), 'fire2': (128, 7, 7), 'fire4': (256, 3, 3), 'fire6': (384, 1, 1)}
+    """
+
+    smallest_side = 17
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,42 +199,58 @@ class SqueezeNet(Perceptual):
         self.conv1 = nn.Conv2d(3, 64, 3, stride=2)
         sizes = [(64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128), (256, 48, 192)]
         for number, (inputs, squeeze, expand) in enumerate(sizes, start=2):
-            fire = nn.ModuleDict(
-                {
-                    "squeeze1x1": nn.Conv2d(inputs, squeeze, 1),
-                    "expand1x1": nn.Conv2d(squeeze, expand, 1),
-                    "expand3x3": nn.Conv2d(squeeze, expand, 3, padding=1),
-                }
-            )
-            self.add_module(f"fire{number}", fire)
+            self.add_module(f"fire{number}", Fire(inputs, squeeze, expand))
         self.register_buffer("mean", torch.tensor(CAFFE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) RGB in 0..1 → features by name."""
-        x = F.relu(self.conv1(image.flip(1) * 255 - self.get_buffer("mean")))
+        """(B, 3, H, W) RGB in 0..1 → features by name, conv1 first."""
+        x = F.relu(self.conv1(self.checked(image).flip(1) * 255 - self.get_buffer("mean")))
         features = {"conv1": x}
         for number in range(2, 7):
             if number in (2, 4, 6):
                 x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)
-            fire = self.get_submodule(f"fire{number}")
-            assert_dict = dict(fire.named_children())
-            x = F.relu(assert_dict["squeeze1x1"](x))
-            x = F.relu(torch.cat([assert_dict["expand1x1"](x), assert_dict["expand3x3"](x)], dim=1))
+            x = self.get_submodule(f"fire{number}")(x)
             features[f"fire{number}"] = x
         return {name: features[name] for name in self.layers}
 
 
-def digest(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+class Fire(nn.Module):
+    """SqueezeNet's block: few channels, then 1×1 and 3×3 side by side."""
+
+    def __init__(self, inputs: int, squeeze: int, expand: int) -> None:
+        super().__init__()
+        self.squeeze1x1 = nn.Conv2d(inputs, squeeze, 1)
+        self.expand1x1 = nn.Conv2d(squeeze, expand, 1)
+        self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) → (B, 2 · expand, H, W)."""
+        x = F.relu(self.squeeze1x1(x))
+        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1))
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     empty = Path(folder, "empty")
+    ...     empty.touch()
+    ...     digest(empty)[:8]
+    'e3b0c442'
+    """
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _distilled_vgg19(state: dict[str, Tensor]) -> VGG:
     net = VGG("vgg19_distilled_16x", (16, 32, 64, 128, 128), border="reflect")
-    state = {k.removesuffix("_aux"): v for k, v in state.items() if "_aux" not in k}
-    renamed = {(f"conv{k[4]}_{k[5:]}" if k[4] != "0" else "input" + k[5:]): v for k, v in state.items()}
-    net.load_state_dict(renamed)
+    # conv34 → conv3_4, conv0 → input; the auxiliary layers lift features to VGG-19's widths, for its own training.
+    kept = {name: value for name, value in state.items() if "_aux." not in name}
+    names = {name: re.sub(r"^conv(\d)(\d)\.", r"conv\1_\2.", name.replace("conv0.", "input.")) for name in kept}
+    net.load_state_dict({names[name]: value for name, value in kept.items()})
     return net
 
 
@@ -165,45 +258,44 @@ def _torchvision_vgg19(state: dict[str, Tensor]) -> VGG:
     net = VGG("vgg19", (64, 128, 256, 512, 512))
     numbers = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28)  # of torchvision's `features`, conv1_1 to conv5_1
     names = [f"conv{stage}_{index}" for count, stage in VGG19_STAGES for index in range(1, count + 1)]
-    renamed = {
-        f"{name}.{kind}": state[f"features.{number}.{kind}"]
-        for name, number in zip(names, numbers, strict=True)
-        for kind in ("weight", "bias")
-    }
+    for name, number in zip(names, numbers, strict=True):
+        net.get_submodule(name).load_state_dict(
+            {kind: state[f"features.{number}.{kind}"] for kind in ("weight", "bias")}
+        )
     net.normalise_inputs(1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), bgr=False)
-    net.load_state_dict(renamed | {f"input.{k}": v for k, v in net.input.state_dict().items()})
     return net
 
 
 def _hed_vgg16(state: dict[str, Tensor]) -> VGG:
     net = VGG("vgg16_hed", (64, 128, 256, 512), stages=VGG16_STAGES)
     net.normalise_inputs(255.0, HED_MEAN, (1.0, 1.0, 1.0), bgr=True)
-    net.load_state_dict({k: v.float() for k, v in state.items()} | {f"input.{k}": v for k, v in net.input.state_dict().items()})
+    net.load_state_dict(state | {f"input.{kind}": value for kind, value in net.input.state_dict().items()})
     return net
 
 
 def _squeezenet(state: dict[str, Tensor]) -> SqueezeNet:
     net = SqueezeNet()
-    net.load_state_dict({k: v for k, v in state.items() if k in net.state_dict()})
+    net.load_state_dict({name: value for name, value in state.items() if name in net.state_dict()})
     return net
 
 
-# The first weight that a file must have tells which network it holds.
-_KINDS = {
-    "distilled_vgg19": ("conv11.weight", _distilled_vgg19),
-    "vgg19": ("features.28.weight", _torchvision_vgg19),
-    "vgg16": ("conv4_1.weight", _hed_vgg16),
-    "squeezenet": ("fire2.squeeze1x1.weight", _squeezenet),
+# A weight that only this network's file has tells which one it holds.
+_KINDS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Perceptual]]] = {
+    "the distilled VGG-19": ("conv11.weight", _distilled_vgg19),
+    "VGG-19": ("features.28.weight", _torchvision_vgg19),
+    "VGG-16": ("conv4_1.weight", _hed_vgg16),
+    "SqueezeNet 1.1": ("fire2.squeeze1x1.weight", _squeezenet),
 }
 
 
-def load_perceptual(path: str | Path, *, sha256: str | None = None) -> Perceptual:
-    """Load a perceptual network from a weights file, whichever of the four it holds.
+def load_perceptual(path: str | os.PathLike[str], *, sha256: str | None = None) -> Perceptual:
+    """Load a perceptual network from a weights file, whichever of the four it holds; it comes frozen.
 
     Parameters
     ----------
-    path : str or Path
-        `vgg19-dcbb9e9d.pth` of torchvision, `5SE.pth` of Collaborative Distillation, SqueezeNet 1.1 or VGG-16 (edges).
+    path : path
+        `vgg19-dcbb9e9d.pth` of torchvision (see `download_vgg19`), `5SE.pth` of Collaborative Distillation (Wang et
+        al. 2020), SqueezeNet 1.1 or VGG-16 (edges), all as state dicts.
     sha256 : str, optional
         Digest (or its beginning, 8 characters and up) that the file must have.
 
@@ -211,34 +303,117 @@ def load_perceptual(path: str | Path, *, sha256: str | None = None) -> Perceptua
     ------
     FileError
         The file is missing, isn't a weights file, has another digest, or holds none of the four networks.
+    ArgumentError
+        The digest asked for is too short.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save(SqueezeNet().state_dict(), Path(folder, "squeezenet.pt"))
+    ...     net = load_perceptual(Path(folder, "squeezenet.pt"))
+    >>> net.name, net.layers, len(net.sha256)
+    ('squeezenet1_1', ('conv1', 'fire2', 'fire4', 'fire6'), 64)
     """
     path = Path(path)
+    if sha256 is not None and len(sha256) < 8:
+        raise ArgumentError("a digest too short to tell files apart", got=repr(sha256), expected="8 characters and up")
     if not path.is_file():
         raise FileError("no perceptual network there", got=str(path), remedy="docs: training says where to get one")
     found = digest(path)
-    if sha256 is not None and (len(sha256) < 8 or not found.startswith(sha256.lower())):
-        raise FileError("another perceptual network than the one asked for", got=found, expected=sha256)
+    if sha256 is not None and not found.startswith(sha256.lower()):
+        raise FileError("another perceptual network than the one asked for", got=f"{path}: {found}", expected=sha256)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # the unpickler raises nearly anything
         raise FileError("not a file of weights", got=f"{path} ({type(error).__name__})") from None
-    state = state.get("model", state) if isinstance(state, dict) else {}
-    for key, build in _KINDS.values():
+    if isinstance(state, dict):
+        state = state.get("model", state)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise FileError("not a file of weights", got=str(path), expected="tensors by name")
+    for kind, (key, build) in _KINDS.items():
         if key in state:
             try:
                 net = build(state)
-            except (RuntimeError, KeyError, IndexError) as error:
-                raise FileError("weights that don't fit their network", got=f"{path}: {error}") from None
+            except (RuntimeError, KeyError) as error:
+                raise FileError(f"weights that don't fit {kind}", got=f"{path}: {error}") from None
             net.sha256 = found
             return net.freeze()
-    raise FileError(
-        "none of the known perceptual networks", got=f"{path} with {sorted(map(str, state))[:3]}", expected=f"one of {list(_KINDS)}"
-    )
+    first = ", ".join(sorted(map(str, state))[:3])
+    raise FileError("none of the known perceptual networks", got=f"{path} with {first}", expected=", ".join(_KINDS))
 
 
-def layer_weights(network: Perceptual, weights: dict[str, float]) -> dict[str, float]:
-    """Check that weights name features of the network; returns them."""
-    for name in weights:
+def download_vgg19(path: str | os.PathLike[str]) -> Path:
+    """Fetch torchvision's VGG-19 (Simonyan & Zisserman 2015; 548 MiB) unless it is there already.
+
+    Parameters
+    ----------
+    path : path
+        Where the file goes. It appears there only once it is whole and has the right digest.
+
+    Returns
+    -------
+    Path
+        The same path, for `load_perceptual`.
+
+    Raises
+    ------
+    FileError
+        No network, no room, a damaged download, or another file in its place.
+
+    Examples
+    --------
+    >>> perceptual = load_perceptual(download_vgg19("vgg19-dcbb9e9d.pth"))  # doctest: +SKIP
+    """
+    path = Path(path)
+    if path.exists():
+        found = digest(path) if path.is_file() else "a folder"
+        if not found.startswith(VGG19_SHA256):
+            remedy = "name another path, or remove it"
+            raise FileError("another file where VGG-19 should go", got=f"{path}: {found}", remedy=remedy)
+        return path
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    sha256 = hashlib.sha256()
+    try:
+        with urlopen(VGG19_URL, timeout=60) as answer, beside.open("wb") as file:
+            size = int(answer.headers.get("Content-Length") or 0) or None
+            with tqdm(total=size, desc=path.name, unit="B", unit_scale=True) as bar:
+                while chunk := answer.read(CHUNK):
+                    file.write(chunk)
+                    sha256.update(chunk)
+                    bar.update(len(chunk))
+        if not sha256.hexdigest().startswith(VGG19_SHA256):
+            raise FileError(
+                "the download is damaged", got=sha256.hexdigest(), expected=VGG19_SHA256, remedy="try again"
+            )
+        beside.replace(path)
+    except FileError:
+        raise
+    except (OSError, HTTPException) as error:
+        remedy = f"fetch {VGG19_URL} where there is a network, and put it at {path}"
+        raise FileError("VGG-19 can't be downloaded", got=f"{type(error).__name__}: {error}", remedy=remedy) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def layer_weights(network: Perceptual, weights: Mapping[str, float]) -> dict[str, float]:
+    """A copy of the weights, once they are known to name features of the network and to be finite, 0 and up.
+
+    Raises
+    ------
+    ArgumentError
+        They aren't.
+
+    Examples
+    --------
+    >>> layer_weights(VGG("tiny", (4,), stages=((1, "1"),)), {"relu1_2": 1.0})
+    Traceback (most recent call last):
+    skd.errors.ArgumentError: tiny has no feature 'relu1_2'. Remedy: did you mean 'relu1_1'?.
+    """
+    for name, weight in weights.items():
         if name not in network.layers:
             raise ArgumentError(f"{network.name} has no feature {name!r}", remedy=closest(name, network.layers))
-    return weights
+        if not 0 <= weight < math.inf:
+            raise ArgumentError(f"weight of {name!r}", got=weight, expected="a finite number, 0 or more")
+    return dict(weights)

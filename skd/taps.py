@@ -289,9 +289,11 @@ class Taps(nn.Module):
     -----
     A layer's own activation checkpoint recomputes it in the backward, when the hooks are gone; counts and features
     stay right. Compiled, a tap inside such a segment needs
-    ``torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True``. In eager mode, a feature that the model changes in place after its capture is an error, unless its tap
-    says ``clone=True``. In a compiled graph and in inference mode such a change can't be seen; features are always
-    copied there. Two forwards of one model in two threads don't disturb each other.
+    ``torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True``.
+
+    In eager mode, a feature that the model changes in place after its capture is an error, unless its tap says
+    ``clone=True``. In a compiled graph and in inference mode such a change can't be seen; features are always copied
+    there. Two forwards of one model in two threads don't disturb each other.
 
     Examples
     --------
