@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import skd
 
 project = "skd"
 author = "The skd authors"
 release = version = skd.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
+default_role = "code"  # a single backtick in a docstring is a name
 html_theme = "furo"
 html_title = f"skd {release}"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings state types and shapes
 napoleon_google_docstring = False
+napoleon_use_ivar = True  # an attribute is described in its class, and not a second time by itself
 napoleon_use_rtype = False
+suppress_warnings = ["ref.python"]  # types are prose, such as "(C, width)", and no references
+
+_ABSOLUTE = re.compile(r"(?<!\\)\|(\S[^|]*)\|")  # |s − t|, which reST takes for a substitution; \| is in formulas
+
+
+def escape_bars(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Let a docstring write an absolute value as it is written."""
+    lines[:] = [line if ">>>" in line else _ABSOLUTE.sub(r"\\|\1\\|", line) for line in lines]
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", escape_bars)

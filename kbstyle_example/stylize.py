@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -9,13 +11,17 @@ from torch import Tensor
 from kbstyle_example.images import Picture, load_image, to_pil
 from kbstyle_example.networks import SMALLEST_SIDE, KBStyle, StyleCode
 from kbstyle_example.weights_file import load_weights
-from skd.errors import ShapeError
+from skd.errors import ArgumentError, ShapeError
 
 LONGEST_STYLE_SIDE = 512  # pixels; the training's paintings had strokes of this scale
 
 
 def stylize(
-    content: Picture, style: Picture, *, network: KBStyle | str = "teacher", style_size: int = LONGEST_STYLE_SIDE
+    content: Picture,
+    style: Picture,
+    *,
+    network: KBStyle | str | os.PathLike[str] = "teacher",
+    style_size: int = LONGEST_STYLE_SIDE,
 ) -> Image.Image:
     """The photograph painted like the painting, in the photograph's size.
 
@@ -23,43 +29,90 @@ def stylize(
     ----------
     content, style : path, PIL picture or array
         At least 16 pixels a side.
-    network : KBStyle or str
+    network : KBStyle, str or path
         A network, a weights file, or the name of bundled weights.
     style_size : int
         Longest side to which a larger painting is scaled down; a smaller one gives coarser strokes.
 
     Raises
     ------
-    FileError, DataError, ShapeError
-        A picture can't be read, or is too small.
+    FileError, DataError
+        A picture or the weights can't be read.
+    ShapeError
+        A picture is too small, the painting perhaps once it is scaled down.
+    ArgumentError
+        The style size is too small for any painting.
 
     Examples
     --------
     >>> import numpy as np
-    >>> noise = np.random.default_rng(0).random((48, 64, 3)).astype("float32")
-    >>> stylize(noise, noise[:32, :32]).size
-    (64, 48)
+    >>> from kbstyle_example.networks import STUDENT
+    >>> noise = np.random.default_rng(0).random((48, 65, 3)).astype("float32")
+    >>> stylize(noise, noise[:32, :32], network=KBStyle(STUDENT)).size
+    (65, 48)
     """
-    net = load_weights(network) if isinstance(network, str) else network
-    picture, painting = load_image(content), style_tensor(style, style_size)
-    if min(picture.shape[-2:]) < SMALLEST_SIDE:
-        raise ShapeError("the photograph is too small", got=tuple(picture.shape[-2:]), expected=f"{SMALLEST_SIDE} pixels a side")
-    return to_pil(render(net, picture, painting))
+    net = network if isinstance(network, KBStyle) else load_weights(network)
+    photograph, painting = _usable(load_image(content), "photograph"), style_tensor(style, style_size)
+    device = next(net.parameters()).device
+    return to_pil(render(net, photograph.to(device), painting.to(device)))
 
 
-def style_tensor(style: Picture, longest: int) -> Tensor:
-    """A painting as (1, 3, H, W) in 0..1, its longest side at most `longest`."""
-    painting = load_image(style)
-    scale = longest / max(painting.shape[-2:])
+def style_tensor(style: Picture, longest: int = LONGEST_STYLE_SIDE) -> Tensor:
+    """A painting as (1, 3, H, W) in 0..1, its longest side at most `longest`.
+
+    Raises
+    ------
+    FileError, DataError, ShapeError, ArgumentError
+        See `stylize`.
+
+    Examples
+    --------
+    >>> style_tensor(Image.new("RGB", (300, 100)), longest=64).shape
+    torch.Size([1, 3, 21, 64])
+    """
+    if longest < SMALLEST_SIDE:
+        raise ArgumentError("style size", got=longest, expected=f"{SMALLEST_SIDE} pixels or more")
+    painting = _usable(load_image(style), "painting")
+    height, width = painting.shape[-2:]
+    scale = longest / max(height, width)
     if scale < 1:
-        painting = torch.nn.functional.interpolate(
-            painting, scale_factor=scale, mode="bicubic", antialias=True, recompute_scale_factor=True
-        ).clamp(0, 1)
-    return painting
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        painting = torch.nn.functional.interpolate(painting, size, mode="bicubic", antialias=True).clamp(0, 1)
+    return _usable(painting, f"painting, scaled to {longest} pixels,")
+
+
+def _usable(picture: Tensor, what: str) -> Tensor:
+    height, width = picture.shape[-2:]
+    if min(height, width) < SMALLEST_SIDE:
+        raise ShapeError(
+            f"the {what} is too small", got=f"{width}×{height}", expected=f"{SMALLEST_SIDE} pixels a side or more"
+        )
+    return picture
 
 
 @torch.inference_mode()
 def render(network: KBStyle, content: Tensor, style: Tensor | StyleCode) -> Tensor:
-    """(1, 3, H, W) in 0..1 and a painting or its code → (1, 3, H, W) in 0..1; the network's mode doesn't matter."""
+    """Stylise tensors; the network's mode doesn't matter.
+
+    Parameters
+    ----------
+    network : KBStyle
+    content : Tensor
+        (1, 3, H, W) in 0..1.
+    style : Tensor or StyleCode
+        (1, 3, H′, W′) in 0..1, or its code, where one painting serves many photographs.
+
+    Returns
+    -------
+    Tensor
+        (1, 3, H, W), clamped to 0..1.
+
+    Examples
+    --------
+    >>> from kbstyle_example.networks import STUDENT
+    >>> net, photograph, painting = KBStyle(STUDENT), torch.rand(1, 3, 24, 40), torch.rand(1, 3, 32, 32)
+    >>> torch.equal(render(net, photograph, painting), render(net, photograph, net.encode_style(painting)))
+    True
+    """
     code = network.encode_style(style) if isinstance(style, Tensor) else style
     return network.render(content, code).clamp(0, 1)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kbstyle_example.data import StylePairs
-from kbstyle_example.distill import scratch
+from kbstyle_example.distill import PLAN, scratch
 from kbstyle_example.loop import Plan, fit
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.networks import TEACHER, KBStyle, KBStyleConfig
 from kbstyle_example.perceptual import Perceptual
-from skd.steps import Step
+from kbstyle_example.weights_file import writable_folder
+from skd import Step
 
 
 class _OnBatch(nn.Module):
@@ -36,19 +38,20 @@ def train(
     perceptual: Perceptual,
     out: str | Path,
     *,
-    plan: Plan,
+    plan: Plan = PLAN,
     config: KBStyleConfig = TEACHER,
     crop: int = 160,
     seed: int = 0,
-    style_weight: float | None = None,
+    **options: Any,
 ) -> tuple[KBStyle, int]:
-    """Train a network from scratch; returns it and the number of steps.
+    """Train a network from scratch; returns it in eval mode, and the number of steps.
 
     Parameters
     ----------
     contents, styles : sequence of Path
+        Photographs and paintings.
     perceptual : Perceptual
-        See `load_perceptual`.
+        See `load_perceptual`. It is frozen.
     out : path
         Folder for checkpoint and log; a run found there goes on.
     plan : Plan
@@ -56,12 +59,39 @@ def train(
     crop : int
         Side of the training crops in pixels.
     seed : int
-    style_weight : float, optional
-        Against content's 1.
+        Of the first weights and of the crops.
+    **options
+        Of `StyleTask`: weights.
+
+    Raises
+    ------
+    ArgumentError
+        A number that can't be, or weights for layers that the perceptual network doesn't have.
+    DataError
+        No picture can be used.
+    FileError
+        The folder can't be written into, or the checkpoint there is another network's or damaged.
+    NonFiniteError
+        The training diverged; the checkpoint before it is kept.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from kbstyle_example.perceptual import VGG
+    >>> tiny = VGG("tiny", (4, 4), stages=((1, "1"), (1, "2")), content_layer="relu2_1")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "picture.png")
+    ...     Image.radial_gradient("L").save(path)
+    ...     network, steps = train([path], [path], tiny, Path(folder, "run"), plan=Plan(steps=2, batch_size=1), crop=16,
+    ...                            style_weights={"relu1_1": 1.0}, covariance_weights={})
+    ...     steps, sorted(file.name for file in Path(folder, "run").iterdir())
+    (2, ['checkpoint.pt', 'log.jsonl'])
     """
+    samples = StylePairs(contents, styles, crop=crop, length=plan.steps * plan.batch_size, seed=seed)
+    samples[0]  # pictures of which none can be used are better met here than in a process that loads data
     network = scratch(config, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     perceptual = perceptual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = StyleTask(network, perceptual) if style_weight is None else StyleTask(network, perceptual, style_weight=style_weight)
-    samples = StylePairs(contents, styles, crop=crop, length=plan.steps * plan.batch_size, seed=seed)
-    steps = fit(_OnBatch(task), samples, plan, out, label="train")
+    task = StyleTask(network, perceptual, **options)
+    steps = fit(_OnBatch(task), samples, plan, writable_folder(out), label="train")
     return network.eval(), steps

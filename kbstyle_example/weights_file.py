@@ -7,19 +7,51 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from kbstyle_example.networks import KBStyle, KBStyleConfig
-from skd.errors import FileError, SkdError, closest
+from skd.errors import FileError, closest
 
 FOLDER = Path(__file__).parent / "weights"
 BUDGET = 204_800  # bytes of KBStyle's whole float32 file: 200 KB of 1,024 bytes
 
 
 def bundled() -> dict[str, Path]:
-    """The weights that come with the package, by name."""
+    """The weights that come with the package, by name.
+
+    Examples
+    --------
+    >>> "teacher" in bundled()
+    True
+    """
     return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+
+
+def encoded(network: KBStyle, *, about: Mapping[str, str] | None = None) -> bytes:
+    """The weights file of a network; the same network and facts give the same bytes.
+
+    Parameters
+    ----------
+    network : KBStyle
+    about : mapping of str to str, optional
+        Further metadata: steps, seed, data.
+
+    Examples
+    --------
+    >>> from kbstyle_example.networks import STUDENT
+    >>> len(encoded(KBStyle(STUDENT))) <= BUDGET
+    True
+    """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    content = save(tensors, {**(about or {}), "kbstyle": json.dumps(network.config.as_dict())})
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors shuffles it
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def save_weights(network: KBStyle, path: str | os.PathLike[str], *, about: Mapping[str, str] | None = None) -> int:
@@ -31,23 +63,37 @@ def save_weights(network: KBStyle, path: str | os.PathLike[str], *, about: Mappi
     path : path
     about : mapping of str to str, optional
         Further metadata: steps, seed, data.
+
+    Raises
+    ------
+    FileError
+        It can't be written there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from kbstyle_example.networks import STUDENT
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "student.safetensors")
+    ...     save_weights(KBStyle(STUDENT), path, about={"seed": "0"}) == path.stat().st_size
+    True
     """
     path = Path(path)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    content = save(tensors, {"kbstyle": json.dumps(network.config.as_dict()), **(about or {})})
-    beside = path.with_name(path.name + ".part")
+    content = encoded(network, about=about)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_bytes(content)
-        beside.replace(path)
+        try:
+            beside.write_bytes(content)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        raise FileError("the weights can't be written", got=f"{path}: {error.strerror}") from None
-    finally:
-        beside.unlink(missing_ok=True)
+        raise FileError("the weights can't be written", got=f"{path} ({error.strerror or error})") from error
     return len(content)
 
 
 def load_weights(name: str | os.PathLike[str]) -> KBStyle:
-    """A network in eval mode, from a file or by the name of bundled weights.
+    """A network in eval mode, float32 on the CPU, from a file or by the name of bundled weights.
 
     Raises
     ------
@@ -56,29 +102,86 @@ def load_weights(name: str | os.PathLike[str]) -> KBStyle:
 
     Examples
     --------
-    >>> net = load_weights("teacher")
-    >>> net.config.widths
-    (32, 64, 128)
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save_weights(KBStyle(KBStyleConfig(widths=(4, 6, 8))), Path(folder, "tiny.safetensors"))
+    ...     load_weights(Path(folder, "tiny.safetensors")).config.widths
+    (4, 6, 8)
     """
-    path = bundled().get(str(name), Path(name))
-    if not path.is_file():
-        raise FileError("there are no such weights", got=str(name), remedy=f"a file, or: {closest(str(name), bundled())}")
+    path = _find(name)
     try:
         with safe_open(path, framework="pt") as file:
             config = KBStyleConfig(**json.loads((file.metadata() or {})["kbstyle"]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it isn't a dict)
-        network = KBStyle(config)
-        network.load_state_dict(state)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, SkdError) as error:
-        raise FileError("these aren't the weights of a KBStyle network", got=f"{path} ({type(error).__name__})") from None
+        if max(config.fine_blocks, config.content_blocks, config.style_blocks) > len(state):
+            raise ValueError("more blocks than tensors")  # and endless to build
+        if not all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in state.values()):
+            raise ValueError("weights that aren't finite numbers")
+        with torch.device("meta"):  # no first weights to draw, so the caller's random state stays as it is
+            network = KBStyle(config)
+        network.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(
+            "these aren't the weights of a KBStyle network", got=f"{path} ({type(error).__name__}: {reason})"
+        ) from None
     return network.eval()
 
 
 def about(name: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata of a weights file."""
-    path = bundled().get(str(name), Path(name))
+    """The metadata of a weights file, or of bundled weights.
+
+    Raises
+    ------
+    FileError
+        There are no such weights, or it isn't a weights file.
+
+    Examples
+    --------
+    >>> "kbstyle" in about("teacher")
+    True
+    """
+    path = _find(name)
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise FileError("the weights can't be read", got=f"{path} ({type(error).__name__})") from None
+
+
+def _find(name: str | os.PathLike[str]) -> Path:
+    known = bundled()
+    path = known.get(str(name), Path(name))
+    if not path.is_file():
+        raise FileError(
+            "there are no such weights",
+            got=str(name),
+            expected="a weights file, or the name of bundled ones",
+            remedy=closest(str(name), known),
+        )
+    return path
+
+
+def writable_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, made if it is missing, so that work isn't done for nothing.
+
+    Raises
+    ------
+    FileError
+        It can't be made, or nothing can be written into it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     writable_folder(Path(folder, "new", "one")).is_dir()
+    True
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError("the output folder can't be made", got=f"{folder} ({error.strerror or error})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FileError("nothing can be written into the output folder", got=str(folder))
+    return folder

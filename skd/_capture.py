@@ -16,7 +16,7 @@ from skd._values import inputs, locate, replaced
 from skd.errors import FeatureError, ShapeError
 
 if TYPE_CHECKING:
-    from skd.taps import Tap
+    from skd._tap import Tap
 
 _COPIED: Final = -1  # stands for the version of a copy, which nobody else can change
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from skd._values import Path, inputs, tensors
+from skd._tap import Path
+from skd._values import inputs, tensors
 from skd.taps import Layout, channels
 
 Shape = tuple[int, ...]

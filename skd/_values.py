@@ -5,21 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from skd._tap import Path, Tap, brackets
 from skd.errors import FeatureError
-
-if TYPE_CHECKING:
-    from skd.taps import Tap
-
-Path = tuple[str | int, ...]
-
-
-def brackets(path: Path) -> str:
-    """A path as it is written behind a layer's name."""
-    return "".join(f"[{key!r}]" for key in path)
 
 
 def _children(value: object) -> list[tuple[Any, Any]]:

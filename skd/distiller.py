@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from skd.errors import ArgumentError, ShapeError, closest
+from skd.errors import ArgumentError, ShapeError
+from skd.methods._distilled import check_networks, check_rows, check_stages
 from skd.methods.transfer import Method, Stage, Through, Transfer
 from skd.schedules import weight_at
 from skd.steps import Losses, Step
@@ -83,9 +83,9 @@ class Distiller(nn.Module):
         teachers = {"teacher": teacher} if isinstance(teacher, nn.Module) else dict(teacher)
         rows = tuple(method.transfers() if isinstance(method, Method) else method)
         stages = tuple(method.stages()) if isinstance(method, Method) else ()
-        _check_networks(teachers, student)
-        _check_rows(rows, teachers)
-        _check_stages(stages, rows, student)
+        check_networks(teachers, student)
+        check_rows(rows, teachers)
+        check_stages(stages, rows, student)
         self.student = student
         self._teachers = teachers  # a plain dict, which nn.Module doesn't register
         self.transfers = rows
@@ -308,18 +308,20 @@ def _knowledge(
     """The knowledge of one side; the other side's features are the adapters' reference, the last where it has fewer."""
     values: list[Tensor] = []
     layouts: dict[Layout, Tap] = {}
+    needs_layout = not row.is_raw  # an output of three dimensions hasn't stated one
     for index, (tap, adapter) in enumerate(zip(taps, adapters, strict=True)):
-        value = features[tap]
+        feature = features[tap]
+        if needs_layout:
+            layouts[getattr(adapter, "output_layout", None) or as_layout(feature, tap)] = tap
         if adapter is not None:
             reference = reference_taps[min(index, len(reference_taps) - 1)]
             key = adapter, tap, reference, row.of, row.through
-            if key not in adapted:
-                adapted[key] = adapter(value, references[reference])
-            value = adapted[key]
-        values.append(value)
-        if not row.is_raw:
-            layouts[getattr(adapter, "output_layout", None) or as_layout(features[tap], tap)] = tap
-    if row.is_raw:  # needs no layout, which an output of three dimensions hasn't stated
+            value = adapted.get(key)
+            if value is None:
+                value = adapted[key] = adapter(feature, references[reference])
+            feature = value
+        values.append(feature)
+    if not needs_layout:
         return values[0]
     if len(layouts) > 1:
         raise ShapeError(
@@ -336,44 +338,3 @@ def _kind_of(student: nn.Module) -> tuple[torch.dtype, torch.device]:
         if parameter.is_floating_point():
             return torch.promote_types(parameter.dtype, torch.float32), parameter.device
     return torch.float32, torch.device("cpu")
-
-
-def _check_networks(teachers: Mapping[str, nn.Module], student: nn.Module) -> None:
-    for name, network in {**{f"teacher {name!r}": one for name, one in teachers.items()}, "student": student}.items():
-        if not isinstance(network, nn.Module):
-            raise ArgumentError(f"the {name} isn't a network", got=type(network).__name__, expected="an nn.Module")
-    if not teachers or any(one is student for one in teachers.values()):
-        raise ArgumentError("a distiller needs a teacher that isn't the student itself", remedy="copy.deepcopy it")
-
-
-def _check_rows(rows: tuple[Transfer, ...], teachers: Mapping[str, nn.Module]) -> None:
-    if not rows or not all(isinstance(row, Transfer) for row in rows):
-        raise ArgumentError("a distiller needs at least one transfer", got=", ".join(map(str, rows)) or "none")
-    names = [row.name for row in rows]
-    double = sorted({name for name in names if names.count(name) > 1})
-    if double:
-        raise ArgumentError("two transfers have the same name", got=", ".join(double))
-    runs: dict[Through, str] = {}
-    for row in rows:
-        if row.of not in teachers:
-            raise ArgumentError(
-                f"transfer {row.name!r} learns of a teacher that isn't there",
-                got=repr(row.of),
-                remedy=closest(row.of, teachers),
-            )
-        if row.through is not None and runs.setdefault(row.through, row.of) != row.of:
-            raise ArgumentError(
-                f"transfer {row.name!r} shares a second run with one of another teacher",
-                got=f"{row.of!r} and {runs[row.through]!r}",
-                remedy="make a Through for each teacher",
-            )
-
-
-def _check_stages(stages: tuple[Stage, ...], rows: tuple[Transfer, ...], student: nn.Module) -> None:
-    ends = [0, *(float("inf") if stage.until is None else stage.until for stage in stages)]
-    if any(end <= start for start, end in itertools.pairwise(ends)):
-        got = [stage.until for stage in stages]
-        raise ArgumentError("stages end one after the other, and only the last may go on", got=got)
-    names, layers = [row.name for row in rows], [name for name, _ in student.named_modules(remove_duplicate=False)]
-    for stage in stages:
-        stage.check(names, layers)

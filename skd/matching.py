@@ -37,6 +37,15 @@ class Plan:
     ------
     PairingError
         There is no row, or a student's side is wider than the teacher's.
+
+    Examples
+    --------
+    >>> teacher = SymmetricPair("1/2", Tap("down"), Tap("up"), 32, 32)
+    >>> student = SymmetricPair("1/2", Tap("small"), Tap("big"), 8, 8)
+    >>> print(Plan(((teacher, student),)))
+    Plan, 1 row
+      teacher  student  encoder       decoder   channels  decoder's
+      1/2      1/2      down → small  up → big  32 → 8    32 → 8
     """
 
     rows: tuple[Row, ...]

@@ -41,6 +41,15 @@ class Spectra:
         The bottleneck's, where it is none of the pairs' layers: both sides are the one layer.
     notes : tuple of str
         What to know about these numbers.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> net = nn.Sequential(nn.Conv1d(1, 4, 3, 2, 1), nn.ConvTranspose1d(4, 4, 2, 2))
+    >>> x = torch.randn(2, 1, 16)
+    >>> spectra = measure(net, Pairing.declare([("0", "1")], net, x), [x])
+    >>> len(spectra), spectra["1/2"].encoder.cov.shape
+    (1, torch.Size([4, 4]))
     """
 
     pairing: Pairing

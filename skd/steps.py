@@ -46,7 +46,22 @@ class Losses:
 
 @dataclass(frozen=True)
 class Step:
-    """The result of one forward pass of a training module (a `Distiller`, or a task of the user's own)."""
+    """The result of one forward pass of a training module (a `Distiller`, or a task of the user's own).
+
+    Attributes
+    ----------
+    output : Any
+        What the network returned.
+    losses : Losses
+    teacher_output : Any
+        None unless the distiller keeps it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Step(torch.zeros(1), Losses({"task": torch.tensor(2.0)})).losses.total
+    tensor(2.)
+    """
 
     output: Any
     losses: Losses

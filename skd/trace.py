@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from skd._recording import Recorder, Shape
-from skd._values import Path, brackets, inputs, tensors
+from skd._tap import Path, brackets
+from skd._values import inputs, tensors
 from skd.errors import ArgumentError, LayerNotFoundError, closest
 from skd.taps import Layout, Tap
 

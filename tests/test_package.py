@@ -25,7 +25,31 @@ INSTALLED = os.environ.get("SKD_TEST_INSTALLED") == "1"
 installed = pytest.mark.skipif(not INSTALLED, reason="the checkout is tested; `make test` installs and sets this")
 
 # The public face. A change here is a change for every user: say so in the changelog.
-FROZEN: tuple[str, ...] = ()
+FROZEN: tuple[str, ...] = (
+    "Distiller",
+    "Losses",
+    "Pairing",
+    "Plan",
+    "Report",
+    "Spectra",
+    "Step",
+    "SymmetricPair",
+    "Tap",
+    "Taps",
+    "Trace",
+    "adapters",
+    "check",
+    "distances",
+    "dry_run",
+    "errors",
+    "knowledge",
+    "match",
+    "measure",
+    "methods",
+    "pair",
+    "report",
+    "schedules",
+)
 
 # What `import skd` may load beside the packages that `import torch, numpy` has loaded.
 ALLOWED = {"skd", "torch", "numpy", "typing_extensions", *sys.stdlib_module_names}
@@ -165,12 +189,36 @@ def lacks_a_docstring(thing: object) -> bool:
     return not text or (inspect.isclass(thing) and text.startswith(f"{thing.__name__}("))
 
 
+def lacks_an_example(thing: object) -> bool:
+    """A function, or a class itself or in one of its methods; other things need none."""
+    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+        return False
+    members = vars(thing).values() if inspect.isclass(thing) else ()
+    functions = [getattr(member, "__func__", member) for member in members]
+    texts = [thing.__doc__, *(function.__doc__ for function in functions if inspect.isroutine(function))]
+    return not any(re.search(r"^ *Examples\n *-{8}\n+ *>>> ", text or "", re.MULTILINE) for text in texts)
+
+
 def test_public_names_are_frozen() -> None:
     assert sorted(skd.__all__) == sorted(FROZEN)
 
 
 def test_every_public_name_exists_and_has_a_docstring() -> None:
     assert [name for name in skd.__all__ if lacks_a_docstring(getattr(skd, name))] == []
+
+
+def test_every_public_function_and_class_has_an_example() -> None:
+    assert [name for name in skd.__all__ if lacks_an_example(getattr(skd, name))] == []
+
+
+def test_lacks_an_example_notices() -> None:
+    assert lacks_an_example(lambda: None)
+    assert lacks_an_example(type("Made", (), {"__doc__": "Examples\n--------\nnone"}))
+    assert lacks_an_example(type("Made", (), {"__doc__": "See >>> print()"}))
+    assert not lacks_an_example(
+        type("Made", (), {"__doc__": "It does.\n\n    Examples\n    --------\n    >>> 1\n    1"})
+    )
+    assert not lacks_an_example("0.1.0")
 
 
 def test_lacks_a_docstring_notices() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,13 @@ def test_the_test_of_commands_notices() -> None:
     assert run_example("no-such-command", "--help").returncode != 0
 
 
+def test_extras_that_are_installed() -> None:
+    named = {name for names in re.findall(r"\[((?:\w+,?)+)\]'", README) for name in names.split(",")}
+    assert "kbstyle" in named
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert named <= set(project["optional-dependencies"])
+
+
 def test_links_into_the_repository() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert links
@@ -116,7 +124,7 @@ def test_links_into_the_repository() -> None:
 def test_files_of_the_demo() -> None:
     """The README names what the demo's source writes, and the budget is the one of the code."""
     source = (ROOT / "kbstyle_example" / "demo.py").read_text(encoding="utf-8")
-    named = re.findall(r"`(\w+\.(?:png|safetensors|txt|json))`", README)
+    named = re.findall(r"`(\w+\.(?:png|safetensors|json)|report\.txt)`", README)
     assert named
     assert [name for name in named if f'"{name}"' not in source] == []
 

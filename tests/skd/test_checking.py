@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 from collections.abc import Callable
@@ -581,6 +582,18 @@ def test_everything_is_as_before(student: Restless, wrong: bool) -> None:
     assert after[1] == before[1]
     for one, other in zip(after[0], before[0], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tap", ["2", "0"], ids=["good", "refused"])
+def test_flags_are_as_before_where_equal_networks_ran_in_eval_mode(tap: str) -> None:
+    teacher, student = wide_and_equal()
+    distiller = Distiller(teacher, student, [Transfer("t", tap, "2")])
+    student.train()
+    student[1].eval()  # type: ignore[index]
+    before = everything(distiller)
+    with contextlib.nullcontext() if tap == "2" else pytest.raises(CheckError, match="teacher and student are equal"):
+        check(distiller, batch())
+    assert everything(distiller)[1] == before[1]
 
 
 def test_the_test_of_no_trace_notices() -> None:
