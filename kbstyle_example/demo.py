@@ -117,6 +117,7 @@ def run_demo(
     network = teacher if isinstance(teacher, KBStyle) else load_weights(teacher)
     before = scratch(STUDENT, seed)
     photographs, paintings = training_pictures()
+    out = writable_folder(out)
     say(f"Teacher: {_size(network)}.")
     say(f"Student: {_size(before)}, random weights, nothing pretrained.")
     say(
@@ -128,7 +129,6 @@ def run_demo(
         "Loss: structure and statistics of encoders and decoder at 1/2, 1/4 and 1/8 of the size, 1 each, and the "
         f"output's, {OUTPUT_WEIGHT:g}, all relative to the teacher's own energy; the bar shows the four largest."
     )
-    out = writable_folder(out)
     # All of it is made here, so that a demo that is stopped leaves the one before it whole.
     with tempfile.TemporaryDirectory(dir=out, prefix=".demo-") as folder:
         run = Path(folder)

@@ -55,7 +55,7 @@ class Network:
         )
 
     def complete(self, tap: Tap) -> Tap:
-        """The tap with the layout of a three-dimensional feature, and a copy where it is changed in place later."""
+        """The tap with the layout of all but plain maps, and a copy where it is changed in place later."""
         found = self.spot(tap).tap
         clone = tap.clone or (found.clone and tap.side == "output")
         return dataclasses.replace(tap, layout=tap.layout or found.layout, clone=clone)

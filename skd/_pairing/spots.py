@@ -32,8 +32,8 @@ class Spot:
 
     @property
     def tap(self) -> Tap:
-        """The layout is stated for three dimensions only, since the others tell their own."""
-        stated = self.layout if len(self.shape) == 3 else None
+        """The layout is stated for all but plain maps, so that it is known where there is no feature to look at."""
+        stated = self.layout if len(self.shape) != 4 else None
         clone = self.record.changed_in_place
         return Tap(self.record.name, call=self.record.call, path=self.path, layout=stated, clone=clone)
 

@@ -18,7 +18,7 @@ P = ParamSpec("P")
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     """A context in which autocast on `device` is off; it would turn matrix products back to half."""
-    if torch.amp.is_autocast_available(device.type):
+    if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
@@ -57,6 +57,9 @@ def full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         dtype = working_dtype(*tensors)
+        # The common case pays for nothing more: it is called dozens of times a step.
+        if all(t.dtype == dtype for t in tensors) and not (tensors and torch.is_autocast_enabled(tensors[0].device.type)):
+            return function(*args, **kwargs)
 
         def convert(value: Any) -> Any:
             return value.to(dtype) if isinstance(value, Tensor) else value

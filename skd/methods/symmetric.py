@@ -216,7 +216,7 @@ class SKD(Method):
         self, side: _Side, shared: dict[tuple[int, int, Layout], Adapter]
     ) -> tuple[nn.Module | None, nn.Module | None]:
         """The student's adapter and the teacher's."""
-        layout: Layout = side.teacher.layout or "BCHW"
+        layout: Layout = side.teacher.layout or "BCHW"  # pairings state every other layout
         space = SpaceAdapter(layout=layout) if layout in ("BCHW", "BCDHW", "BCL") else None
         wide, narrow = side.widths
         if wide == narrow:  # the channels may correspond as they are: a student equal to its teacher has no loss

@@ -15,7 +15,7 @@ import torch
 import skd
 from kbstyle_example import STUDENT, KBStyle, KBStyleConfig, demo
 from kbstyle_example import distill as distilling
-from kbstyle_example.demo import FILES, HEIGHT, SAMPLES, SHOWN, STYLE_SIDE, compare, loss_curve, run_demo
+from kbstyle_example.demo import FILES, SAMPLES, SHOWN, STYLE_SIDE, compare, loss_curve, run_demo
 from kbstyle_example.distill import Distilled, scratch
 from kbstyle_example.images import load_image
 from kbstyle_example.stylize import render, style_tensor
@@ -23,6 +23,7 @@ from kbstyle_example.weights_file import BUDGET, about, encoded, load_weights, s
 from skd.errors import ArgumentError, FileError
 
 TEACHER = KBStyleConfig(widths=(9, 17, 29))
+HEIGHT = 96  # of the pictures in the sheet; as they are, tests would be slow
 TINY: dict[str, Any] = {"steps": 2, "seconds": 60, "batch_size": 2, "crop": 32}
 
 
@@ -34,7 +35,7 @@ def teacher() -> KBStyle:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distilling, "CALIBRATION_BATCHES", 2)
-    monkeypatch.setattr(demo, "HEIGHT", 64)
+    monkeypatch.setattr(demo, "HEIGHT", HEIGHT)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,7 @@ def done(
     original = demo.distill
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distilling, "CALIBRATION_BATCHES", 2)
+        patch.setattr(demo, "HEIGHT", HEIGHT)
         patch.setattr(demo, "distill", spy)
         out = tmp_path_factory.mktemp("demo") / "new" / "folder"
         yield run_demo(out, **TINY, seed=3, teacher=teacher, say=said.append), "\n".join(said), seen
@@ -162,8 +164,8 @@ def test_the_errors_are_the_pictures(done: Done, teacher: KBStyle) -> None:
 def test_the_sheet_shows_what_is_compared(done: Done, teacher: KBStyle) -> None:
     sheet = load_image(done[0].files["side_by_side"])
     assert sheet.shape[2] > 4 * HEIGHT
-    rows, _ = compare(teacher, scratch(STUDENT, 3), done[0].student)  # of height 64 here, for speed
-    assert all(picture is not None and picture.shape[2] == 64 for row in rows for picture in row)
+    rows, _ = compare(teacher, scratch(STUDENT, 3), done[0].student)
+    assert all(picture is not None and picture.shape[2] == HEIGHT for row in rows for picture in row)
     assert [len(row) for row in rows] == [5] * 4
     for row in rows:
         shapes = [tuple(picture.shape) for picture in row if picture is not None]

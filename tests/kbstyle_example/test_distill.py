@@ -34,6 +34,7 @@ SHORT = Plan(steps=3, batch_size=2, warmup=1, log_every=1)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kbstyle_example.distill.CALIBRATION_BATCHES", 2)
+    monkeypatch.setattr("kbstyle_example.distill.REPORT_BATCHES", 1)
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_options_reach_skd(teacher: KBStyle, pictures: list[Path], tmp_path: Pat
 
 
 def test_the_student_learns(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
-    plan = Plan(steps=40, batch_size=2, learning_rate=2e-2, warmup=5)
+    plan = Plan(steps=30, batch_size=2, learning_rate=2e-2, warmup=5)
     before = run(teacher, pictures, tmp_path / "before", Plan(steps=1, batch_size=1, learning_rate=1e-12))
     assert torch.allclose(before.student.decoder.up1.weight, scratch(NARROW, 0).decoder.up1.weight)
     after = run(teacher, pictures, tmp_path / "after", plan)

@@ -172,7 +172,6 @@ def test_every_basis_and_side_learns(basis: Any, sides: Any) -> None:
     )
 
 
-@pytest.mark.xfail(reason="SKD takes a five-dimensional feature whose layout isn't stated for BCHW", strict=False)
 def test_three_dimensions() -> None:
     batches = list(torch.randn(2, 2, 1, 12, 12, 12))
     distiller = distilled(unet(8, 3), unet(4, 3), batches)

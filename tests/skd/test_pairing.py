@@ -200,7 +200,7 @@ class TestByScale:
         pairing = pair(UNet(dim), torch.zeros(1, 2, *shape))
         assert rows(pairing) == [("1", "enc.0", "dec.1", 8, 8), ("1/2", "enc.1", "dec.0", 16, 16)]
         assert pairing.bottleneck.layer == "mid"
-        expected = "BCL" if dim == 1 else None  # three dimensions can't be told, so the trace states them
+        expected = {1: "BCL", 2: None, 3: "BCDHW"}[dim]  # all but plain maps are stated
         assert {tap.layout for tap in pairing.taps} == {expected}
 
     def test_scales_are_what_the_trace_measured(self) -> None:
