@@ -58,7 +58,9 @@ def full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         dtype = working_dtype(*tensors)
         # The common case pays for nothing more: it is called dozens of times a step.
-        if all(t.dtype == dtype for t in tensors) and not (tensors and torch.is_autocast_enabled(tensors[0].device.type)):
+        if all(t.dtype == dtype for t in tensors) and not (
+            tensors and torch.is_autocast_enabled(tensors[0].device.type)
+        ):
             return function(*args, **kwargs)
 
         def convert(value: Any) -> Any:
