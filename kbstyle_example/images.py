@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Sequence
@@ -236,7 +237,8 @@ def save_image(image: Tensor, path: str | os.PathLike[str], *, quality: int = 95
     except OSError as error:
         raise FileError("the picture can't be written", got=f"{path} ({error.strerror or error})") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error above is the one that tells
+            beside.unlink(missing_ok=True)
 
 
 def grid(

@@ -6,10 +6,11 @@ was stopped and goes on sees the same batches as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,11 @@ class Plan:
 def save_atomically(state: Any, path: Path) -> None:
     """`torch.save` beside the path, then rename: a reader never meets half a file.
 
+    Raises
+    ------
+    FileError
+        It can't be written there; what stood there before is kept.
+
     Examples
     --------
     >>> import tempfile
@@ -90,10 +96,23 @@ def save_atomically(state: Any, path: Path) -> None:
     """
     beside = path.with_name(path.name + ".part")
     try:
-        torch.save(state, beside)
-        beside.replace(path)
+        with _writing("the checkpoint", path):
+            torch.save(state, beside)
+            beside.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error above is the one that tells
+            beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(what: str, path: Path) -> Iterator[None]:
+    """Failures to write become a `FileError`. PyTorch says RuntimeError where the disk is full or the folder gone."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        remedy = "make room there, or name another output folder; training goes on from the last checkpoint"
+        raise FileError(f"{what} can't be written", got=f"{path} ({reason})", remedy=remedy) from error
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -142,7 +161,7 @@ def fit(
     NonFiniteError
         A loss or its gradient is NaN or infinite: the checkpoint before it is kept.
     FileError
-        The checkpoint belongs to another module, or is damaged.
+        The checkpoint belongs to another module, or is damaged; the folder, the log or a checkpoint can't be written.
     ArgumentError
         The module has nothing to train.
 
@@ -167,14 +186,19 @@ def fit(
     needed, there = plan.steps * plan.batch_size, len(samples)  # type: ignore[arg-type]
     if there < needed:
         raise DataError("too few samples for the plan", got=there, expected=f"at least {needed}")
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     parameters = trainable(module)
     if not parameters:
         raise ArgumentError("the module has nothing to train", remedy="leave some of its parameters requires_grad")
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        got = f"{out} ({error.strerror or error})"
+        raise FileError("the output folder can't be made", got=got, remedy="name another output folder") from error
     optimizer = torch.optim.Adam(parameters.values(), lr=plan.learning_rate)
     first, elapsed = _resume(out / CHECKPOINT, parameters, _buffers(module), optimizer)
-    _cut(out / LOG, first)
+    with _writing("the log", out / LOG):
+        _cut(out / LOG, first)
     loader = DataLoader(
         Subset(samples, range(first * plan.batch_size, needed)),
         batch_size=plan.batch_size,
@@ -184,7 +208,7 @@ def fit(
     started = time.monotonic() - elapsed
     module.train()
     step = first
-    with (out / LOG).open("a", encoding="utf-8") as log, tqdm(total=plan.steps, initial=first, desc=label) as bar:
+    with tqdm(total=plan.steps, initial=first, desc=label) as bar:
         for batch in loader:
             elapsed = time.monotonic() - started
             progress = max(step / plan.steps, elapsed / plan.seconds if plan.seconds else 0.0)
@@ -212,8 +236,10 @@ def fit(
                 shown = sorted(values.items(), key=lambda item: -item[1])[:4]
                 bar.set_postfix({name.split("/")[-1]: f"{value:.3f}" for name, value in shown})
                 seconds = round(time.monotonic() - started, 2)
-                log.write(json.dumps({"step": step, "seconds": seconds, "gradient": float(norm), **values}) + "\n")
-                log.flush()
+                line = json.dumps({"step": step, "seconds": seconds, "gradient": float(norm), **values}) + "\n"
+                # Opened for each line: a file kept open tries to write the rest once more when it is closed.
+                with _writing("the log", out / LOG), (out / LOG).open("a", encoding="utf-8") as log:
+                    log.write(line)
             if step % plan.save_every == 0:
                 _save(out / CHECKPOINT, step, time.monotonic() - started, module, optimizer)
     _save(out / CHECKPOINT, step, time.monotonic() - started, module, optimizer)
@@ -258,25 +284,30 @@ def _resume(
         raise FileError("the checkpoint can't be read", got=f"{path} ({type(error).__name__})", remedy=remedy) from None
     if shapes != {name: tuple(value.shape) for name, value in there.items()}:
         raise FileError("the checkpoint belongs to another network", got=str(path), remedy=remedy)
+    try:
+        optimizer.load_state_dict(adam)  # before the weights: a checkpoint that is refused changes nothing
+    except Exception as error:  # missing or of other groups: KeyError, ValueError, TypeError …
+        got = f"{path} (its optimizer: {type(error).__name__})"
+        raise FileError("the checkpoint can't be read", got=got, remedy=remedy) from None
     with torch.no_grad():
         for name, value in there.items():
             value.copy_(found[name])
-    optimizer.load_state_dict(adam)
     return step, seconds
 
 
 def _cut(log: Path, last: int) -> None:
     """Drop the lines after the step that training goes on from, and the half line of a run that was killed."""
     if not log.exists():
+        log.touch()  # what can't be written shows before the first step
         return
     kept = []
-    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in log.read_bytes().splitlines(keepends=True):  # bytes: what a crash left need not be UTF-8
         try:
-            if not line.endswith("\n") or json.loads(line)["step"] > last:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > last:
                 break
         except (ValueError, KeyError, TypeError):
             break
         kept.append(line)
     beside = log.with_name(log.name + ".part")
-    beside.write_text("".join(kept), encoding="utf-8")
+    beside.write_bytes(b"".join(kept))
     beside.replace(log)

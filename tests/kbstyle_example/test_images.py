@@ -84,7 +84,7 @@ def test_palette(tmp_path: Path, transparency: int | bytes | None) -> None:
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 200, 100, 50])
     palette.putdata([0, 1])
-    options = {} if transparency is None else {"transparency": transparency}
+    options: dict[str, Any] = {} if transparency is None else {"transparency": transparency}
     palette.save(tmp_path / "a.png", **options)
     second = (200, 100, 50) if transparency is None else (255, 255, 255)
     np.testing.assert_allclose(pixels(load_image(tmp_path / "a.png")), [[(10, 20, 30), second]], atol=1e-4)
@@ -163,13 +163,13 @@ def test_file_errors(tmp_path: Path, content: bytes | None, message: str) -> Non
 
 
 def test_a_folder_is_no_picture(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="can't be read.*IsADirectoryError"):
+    with pytest.raises(FileError, match=r"can't be read.*IsADirectoryError"):
         open_picture(tmp_path)
 
 
 def test_a_truncated_picture_opened_by_the_user(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg()[:900])
-    with Image.open(tmp_path / "a.jpg") as picture, pytest.raises(FileError, match="can't be read.*truncated"):
+    with Image.open(tmp_path / "a.jpg") as picture, pytest.raises(FileError, match=r"can't be read.*truncated"):
         load_image(picture)
 
 
@@ -196,12 +196,12 @@ def test_arrays_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, 255.0, np.nan, np.inf])
 def test_arrays_out_of_range(value: float) -> None:
-    with pytest.raises(DataError, match="out of range.*divide by 255"):
+    with pytest.raises(DataError, match=r"out of range.*divide by 255"):
         load_image(np.full((2, 2), value))
 
 
 def test_other_types() -> None:
-    with pytest.raises(DataError, match="wrong type.*int64"):
+    with pytest.raises(DataError, match=r"wrong type.*int64"):
         load_image(np.zeros((2, 2), dtype=np.int64))
     with pytest.raises(ArgumentError, match="unknown kind; got list"):
         load_image([[0, 0]])  # type: ignore[arg-type]
@@ -241,9 +241,7 @@ def test_saving_takes_tensors_that_need_a_gradient_or_are_half(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("failing", ["write_bytes", "replace"])
-def test_a_failing_write_leaves_the_old_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
+def test_a_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     path = tmp_path / "a.png"
     save_image(torch.zeros(3, 2, 2), path)
     before = path.read_bytes()
@@ -255,7 +253,7 @@ def test_a_failing_write_leaves_the_old_picture(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, failing, fail)
-        with pytest.raises(FileError, match="can't be written.*No space left on device"):
+        with pytest.raises(FileError, match=r"can't be written.*No space left on device"):
             save_image(torch.ones(3, 2, 2), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -264,8 +262,14 @@ def test_a_failing_write_leaves_the_old_picture(
 
 
 def test_no_folder_to_write_to(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="can't be written.*No such file or directory"):
+    with pytest.raises(FileError, match=r"can't be written.*No such file or directory"):
         save_image(torch.zeros(3, 2, 2), tmp_path / "missing" / "a.png")
+
+
+def test_cleaning_up_does_not_hide_the_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(FileError, match=r"the picture can't be written.*Not a directory"):
+        save_image(torch.zeros(3, 2, 2), tmp_path / "file" / "a.png")
 
 
 @pytest.mark.parametrize("name", ["a", "a.gif", "a.pdf"])

@@ -1,0 +1,418 @@
+"""KBStyle: levels and sizes, budgets, statistics and upsampling against numpy, the forward pass by hand, mistakes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from kbstyle_example.networks import (
+    EPSILON,
+    STUDENT,
+    TEACHER,
+    Block,
+    Encoder,
+    KBStyle,
+    KBStyleConfig,
+    Moments,
+    StyleCode,
+    conv3,
+    doubled,
+    modulated,
+    moments,
+    normalised,
+    padded,
+)
+from kbstyle_example.weights_file import save_weights
+from skd.errors import ArgumentError, ShapeError
+
+TINY = KBStyleConfig(widths=(3, 4, 5), fine_blocks=1, content_blocks=2, style_blocks=1)
+Array = np.ndarray[Any, Any]
+
+
+def network(config: KBStyleConfig = TINY) -> KBStyle:
+    torch.manual_seed(1)
+    return KBStyle(config).eval()
+
+
+NET = network()
+
+
+def features(*shape: int, seed: int = 0) -> Tensor:
+    """Every channel with a mean and a deviation of its own."""
+    rng = np.random.default_rng(seed)
+    scale, shift = rng.uniform(0.5, 4, (2, 1, shape[1], 1, 1))
+    return torch.from_numpy(rng.standard_normal(shape) * scale + shift).float()
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fine_blocks", "blocks"), [(0, 0), (1, 2)])
+def test_levels_are_at_a_half_a_quarter_and_an_eighth(fine_blocks: int, blocks: int) -> None:
+    one, two, three = Encoder((3, 4, 5), fine_blocks=fine_blocks, blocks=blocks)(torch.rand(2, 3, 24, 40))
+    assert one.shape == (2, 3, 12, 20)
+    assert two.shape == (2, 4, 6, 10)
+    assert three.shape == (2, 5, 3, 5)
+
+
+@settings(max_examples=15)
+@given(st.tuples(*[st.integers(16, 41)] * 4))
+def test_any_size_from_16_pixels_stays(sides: tuple[int, int, int, int]) -> None:
+    height, width, style_height, style_width = sides
+    with torch.no_grad():
+        result = NET(torch.rand(1, 3, height, width), torch.rand(1, 3, style_height, style_width))
+    assert result.shape == (1, 3, height, width)
+    assert result.isfinite().all()
+
+
+@settings(max_examples=15)
+@given(st.integers(16, 41), st.integers(16, 41))
+def test_padding_repeats_the_right_and_lower_edge(height: int, width: int) -> None:
+    image = torch.rand(1, 3, height, width)
+    below, beside = -height % 8, -width % 8
+    expected = np.pad(image.numpy(), ((0, 0), (0, 0), (0, below), (0, beside)), mode="edge")
+    np.testing.assert_array_equal(padded(image).numpy(), expected)
+
+
+def test_a_picture_that_fits_is_not_copied() -> None:
+    image = torch.rand(1, 3, 16, 24)
+    assert padded(image) is image
+
+
+def test_the_style_codes_size_is_not_the_paintings() -> None:
+    for size in ((16, 16), (37, 50)):
+        code = NET.encode_style(torch.rand(2, 3, *size))
+        assert [tuple(m.mean.shape) for m in code] == [(2, 3, 1, 1), (2, 4, 1, 1), (2, 5, 1, 1)]
+        assert all(m.deviation.shape == m.mean.shape and (m.deviation > 0).all() for m in code)
+
+
+# --- budgets ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_teachers_parameters() -> None:
+    assert 600_000 <= sum(p.numel() for p in KBStyle(TEACHER).parameters()) <= 750_000
+
+
+def test_the_students_whole_file_is_within_200_kilobytes(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    save_weights(KBStyle(STUDENT), path)
+    assert path.stat().st_size <= 204_800
+
+
+def test_teacher_and_student_differ_in_widths_alone() -> None:
+    assert TEACHER.widths != STUDENT.widths
+    assert replace(STUDENT, widths=TEACHER.widths) == TEACHER
+    teacher, student = KBStyle(TEACHER), KBStyle(STUDENT)
+    kinds = [[(name, type(module)) for name, module in net.named_modules()] for net in (teacher, student)]
+    assert kinds[0] == kinds[1]
+    assert list(teacher.state_dict()) == list(student.state_dict())
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def population(feature: Tensor) -> tuple[Array, Array]:
+    values = feature.double().numpy()
+    return values.mean((2, 3), keepdims=True), np.sqrt(values.var((2, 3), keepdims=True) + EPSILON)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 2), (2, 3, 4, 5), (3, 2, 1, 1)])
+def test_moments_are_the_populations(shape: tuple[int, ...]) -> None:
+    feature = features(*shape)
+    mean, deviation = population(feature)
+    found = moments(feature)
+    np.testing.assert_allclose(found.mean.numpy(), mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.deviation.numpy(), deviation, rtol=1e-5)
+
+
+def test_normalised_against_numpy() -> None:
+    feature = features(2, 3, 6, 5)
+    mean, deviation = population(feature)
+    np.testing.assert_allclose(normalised(feature).numpy(), (feature.numpy() - mean) / deviation, atol=1e-5)
+
+
+def test_a_constant_channel_has_no_infinite_gradient() -> None:
+    feature = torch.full((1, 2, 3, 3), 7.0, requires_grad=True)
+    found = moments(feature)
+    torch.testing.assert_close(found.deviation, torch.full((1, 2, 1, 1), EPSILON**0.5))
+    torch.testing.assert_close(normalised(feature), torch.zeros(1, 2, 3, 3))
+    found.deviation.sum().backward()
+    assert feature.grad is not None
+    assert feature.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_moments_of_half_precision_are_taken_in_float32(dtype: torch.dtype) -> None:
+    # In float16 the squares of these would overflow, and in bfloat16 the mean would stop growing.
+    feature = (300 + 100 * torch.randn(1, 2, 32, 32)).to(dtype)
+    mean, deviation = population(feature)
+    found = moments(feature)
+    assert found.mean.dtype == found.deviation.dtype == torch.float32
+    np.testing.assert_allclose(found.mean.numpy(), mean, rtol=1e-5)
+    np.testing.assert_allclose(found.deviation.numpy(), deviation, rtol=1e-5)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 4), st.integers(2, 6), st.integers(2, 6))
+def test_modulated_has_the_styles_moments(seed: int, batch: int, channels: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(-1, 1, (batch, channels, height, width))
+    values[..., 0, 0], values[..., -1, -1] = -2, 2  # never nearly constant: EPSILON would show
+    mean = rng.uniform(-5, 5, (batch, channels, 1, 1))
+    deviation = rng.uniform(0.1, 5, (batch, channels, 1, 1))
+    wanted = Moments(torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
+    result = modulated(torch.from_numpy(values).float(), wanted).double().numpy()
+    np.testing.assert_allclose(result.mean((2, 3), keepdims=True), mean, atol=1e-5)
+    np.testing.assert_allclose(result.std((2, 3), keepdims=True), deviation, rtol=1e-4)
+    # And nothing else of the feature changes.
+    centred = (values - values.mean((2, 3), keepdims=True)) / values.std((2, 3), keepdims=True)
+    np.testing.assert_allclose(result, centred * deviation + mean, atol=1e-3)
+
+
+# --- upsampling ------------------------------------------------------------------------------------------------------
+
+
+def blurred_by_hand(x: Array, axis: int) -> Array:
+    pad = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
+    grown, n = np.pad(x, pad, mode="edge"), x.shape[axis]
+    before, here, after = (grown.take(range(k, k + n), axis) for k in range(3))
+    return (before + 2 * here + after) / 4
+
+
+def bilinear_by_hand(x: Array, axis: int) -> Array:
+    pad = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
+    grown, n = np.pad(x, pad, mode="edge"), x.shape[axis]
+    before, here, after = (grown.take(range(k, k + n), axis) for k in range(3))
+    # The new centres lie a quarter of a pixel before and behind the old one.
+    pairs = np.stack([0.25 * before + 0.75 * here, 0.75 * here + 0.25 * after], axis + 1)
+    return pairs.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 2, 2, 2), (2, 3, 5, 4)])
+def test_doubled_against_numpy(shape: tuple[int, ...]) -> None:
+    feature = features(*shape)
+    expected = feature.double().numpy()
+    for axis in (2, 3):
+        expected = blurred_by_hand(expected, axis)
+    for axis in (2, 3):
+        expected = bilinear_by_hand(expected, axis)
+    np.testing.assert_allclose(doubled(feature).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_doubled_takes_away_what_alternates() -> None:
+    rows = (torch.arange(8) % 2 * 2 - 1.0).view(1, 1, 8, 1).expand(1, 1, 8, 10)
+    columns = (torch.arange(10) % 2 * 2 - 1.0).view(1, 1, 1, 10).expand(1, 1, 8, 10)
+    for pattern in (rows, columns, rows * columns):
+        assert not doubled(pattern)[..., 3:-3, 3:-3].any()
+        # Bilinear alone would keep half of it.
+        plain = F.interpolate(pattern, scale_factor=2.0, mode="bilinear", align_corners=False)
+        assert plain[..., 3:-3, 3:-3].abs().max() >= 0.25
+    constant = torch.full((1, 1, 4, 5), 3.0)
+    torch.testing.assert_close(doubled(constant), torch.full((1, 1, 8, 10), 3.0))
+
+
+# --- the forward pass by hand ----------------------------------------------------------------------------------------
+
+State = dict[str, Tensor]
+
+
+def replicated(state: State, name: str, x: Tensor, *, reach: int = 1, stride: int = 1, groups: int = 1) -> Tensor:
+    grown = F.pad(x, (reach,) * 4, mode="replicate")
+    return F.conv2d(grown, state[f"{name}.weight"], state[f"{name}.bias"], stride=stride, groups=groups)
+
+
+def block(state: State, name: str, x: Tensor) -> Tensor:
+    y = replicated(state, f"{name}.reach", x, reach=3, groups=x.shape[1])
+    y = F.relu(F.conv2d(y, state[f"{name}.mix.weight"], state[f"{name}.mix.bias"]))
+    return x + F.conv2d(y, state[f"{name}.out.weight"], state[f"{name}.out.bias"])
+
+
+def encoder(state: State, name: str, image: Tensor, *, fine_blocks: int, blocks: int) -> list[Tensor]:
+    b, _, h, w = image.shape
+    # Space to depth: the four pixels of each 2×2 square become channels.
+    x = (image - 0.5).view(b, 3, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(b, 12, h // 2, w // 2)
+    levels = [F.relu(replicated(state, f"{name}.level1.1", x))]
+    for level, count in ((2, fine_blocks), (3, blocks)):
+        x = F.relu(replicated(state, f"{name}.level{level}.0", levels[-1], stride=2))
+        for index in range(count):
+            x = block(state, f"{name}.level{level}.{2 + index}", x)
+        levels.append(x)
+    return levels
+
+
+def restyled(x: Tensor, style: Tensor) -> Tensor:
+    def statistics(feature: Tensor) -> tuple[Tensor, Tensor]:
+        mean = feature.mean((2, 3), keepdim=True)
+        return mean, ((feature - mean).square().mean((2, 3), keepdim=True) + EPSILON).sqrt()
+
+    (mean, deviation), (wanted_mean, wanted_deviation) = statistics(x), statistics(style)
+    return (x - mean) / deviation * wanted_deviation + wanted_mean
+
+
+def doubled_by_hand(x: Tensor) -> Tensor:
+    kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
+    kernel = (kernel[:, None] * kernel).expand(x.shape[1], 1, 3, 3)
+    x = F.conv2d(F.pad(x, (1,) * 4, mode="replicate"), kernel, groups=x.shape[1])
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def forward_by_hand(net: KBStyle, content: Tensor, style: Tensor) -> Tensor:
+    state, config = net.state_dict(), net.config
+    fine, blocks = config.fine_blocks, config.content_blocks
+    one, two, three = encoder(state, "content_encoder", content, fine_blocks=fine, blocks=blocks)
+    styles = encoder(state, "style_encoder", style, fine_blocks=0, blocks=config.style_blocks)
+    x = restyled(three, styles[2])
+    for index in range(blocks):
+        x = block(state, f"decoder.level3.{index}", x)
+    x = F.relu(restyled(replicated(state, "decoder.up2", doubled_by_hand(x)) + two, styles[1]))
+    for index in range(fine):
+        x = block(state, f"decoder.level2.{1 + index}", x)
+    x = F.relu(restyled(replicated(state, "decoder.up1", doubled_by_hand(x)) + one, styles[0]))
+    x = replicated(state, "decoder.output.0", x)
+    b, _, h, w = x.shape
+    return x.view(b, 3, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, 3, 2 * h, 2 * w) + 0.5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        KBStyleConfig(widths=(2, 3, 2), fine_blocks=0, content_blocks=0, style_blocks=0),
+        KBStyleConfig(widths=(4, 2, 3), fine_blocks=2, content_blocks=1, style_blocks=3),
+    ],
+)
+def test_the_forward_pass_by_hand(config: KBStyleConfig) -> None:
+    net = network(config)
+    content, style = torch.rand(2, 3, 24, 32), torch.rand(2, 3, 16, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(net(content, style), forward_by_hand(net, content, style), atol=1e-4, rtol=1e-4)
+
+
+def test_a_block_by_hand() -> None:
+    module = Block(5)
+    state = {f"block.{name}": value for name, value in module.state_dict().items()}
+    x = torch.randn(2, 5, 3, 4)
+    torch.testing.assert_close(module(x), block(state, "block", x))
+
+
+def test_a_stack_of_blocks_begins_near_the_identity() -> None:
+    # A pointwise layer of PyTorch's begins within ±1/√inputs.
+    assert Block(16).out.weight.abs().max() <= 0.3 / 16**0.5
+    assert Block(16).mix.weight.abs().max() > 0.3 / 16**0.5
+
+
+def test_convolutions_repeat_the_edge() -> None:
+    conv = conv3(2, 2)
+    constant = torch.full((1, 2, 5, 6), 3.0)
+    result = conv(constant)
+    torch.testing.assert_close(result, result[..., :1, :1].expand_as(result))  # no dark frame
+
+
+# --- one style, many contents ----------------------------------------------------------------------------------------
+
+
+def test_one_style_serves_a_batch() -> None:
+    contents, style = torch.rand(3, 3, 20, 16), torch.rand(1, 3, 16, 24)
+    with torch.no_grad():
+        repeated = NET(contents, style.expand(3, -1, -1, -1))
+        torch.testing.assert_close(NET(contents, style), repeated)
+        torch.testing.assert_close(torch.cat([NET(content[None], style) for content in contents]), repeated)
+
+
+def test_one_content_in_many_styles() -> None:
+    content, styles = torch.rand(1, 3, 20, 16), torch.rand(3, 3, 16, 24)
+    with torch.no_grad():
+        expected = NET(content.expand(3, -1, -1, -1), styles)
+        torch.testing.assert_close(NET(content, styles), expected)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+
+
+def test_encoding_then_rendering_is_the_forward_pass() -> None:
+    content, style = torch.rand(2, 3, 19, 33), torch.rand(2, 3, 21, 16)
+    with torch.no_grad():
+        assert torch.equal(NET.render(content, NET.encode_style(style)), NET(content, style))
+
+
+def test_gradients_reach_every_parameter() -> None:
+    net = network(replace(TINY, widths=(8, 8, 8)))  # fewer channels may all be dead
+    net(torch.rand(2, 3, 24, 24), torch.rand(2, 3, 24, 24)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    # (Of biases before a normalisation only rounding is left.)
+    assert all(p.grad.any() for p in net.parameters() if p.grad is not None and p.dim() > 1)
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 16, 16), (1, 1, 3, 16, 16), (1, 1, 16, 16), (1, 4, 16, 16), (1, 3, 15, 40), (1, 3, 40, 15)]
+)
+def test_pictures_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
+    right, wrong = torch.rand(1, 3, 16, 16), torch.rand(shape)
+    text = r"a picture has the wrong shape; got \(" + ", ".join(map(str, shape)) + r"\).*H and W at least 16"
+    for content, style in ((right, wrong), (wrong, right)):
+        with pytest.raises(ShapeError, match=text):
+            NET(content, style)
+    with pytest.raises(ShapeError, match=text):
+        NET.encode_style(wrong)
+
+
+@pytest.mark.parametrize(
+    ("picture", "got"),
+    [
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), r"torch\.uint8"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.int64), r"torch\.int64"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.bool), r"torch\.bool"),
+        (np.zeros((1, 3, 16, 16), dtype=np.float32), "ndarray"),
+        (None, "NoneType"),
+    ],
+)
+def test_pictures_of_the_wrong_type(picture: Any, got: str) -> None:
+    with pytest.raises(ArgumentError, match=f"a picture of the wrong type; got {got}; expected a tensor of floats"):
+        NET.encode_style(picture)
+    with pytest.raises(ArgumentError, match="a picture of the wrong type"):
+        padded(picture)
+
+
+def test_a_style_code_of_another_network() -> None:
+    other = network(KBStyleConfig(widths=(3, 4, 6), fine_blocks=0, content_blocks=0, style_blocks=0))
+    with pytest.raises(ShapeError, match=r"doesn't fit the network or the batch; got 1 styles of 6 .* 1 or 2 of 5"):
+        NET.render(torch.rand(2, 3, 16, 16), other.encode_style(torch.rand(1, 3, 16, 16)))
+    one, two, three = NET.encode_style(torch.rand(1, 3, 16, 16))
+    with pytest.raises(ShapeError, match="got 1 styles of 3 channels; expected 1 or 1 of 4"):
+        NET.render(torch.rand(1, 3, 16, 16), StyleCode(two, one, three))
+
+
+def test_style_codes_of_another_batch() -> None:
+    code = NET.encode_style(torch.rand(3, 3, 16, 16))
+    with pytest.raises(ShapeError, match=r"got 3 styles of 5 channels; expected 1 or 2 of 5"):
+        NET.render(torch.rand(2, 3, 16, 16), code)
+    # A single channel would broadcast without complaint.
+    with pytest.raises(ShapeError, match="styles of 1 channels"):
+        modulated(torch.rand(1, 4, 2, 2), Moments(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize("widths", [(), (8, 16), (8, 16, 28, 40), (8, 0, 28), (-1, 16, 28)])
+def test_widths_that_cant_be(widths: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"widths of a KBStyle network.*three positive integers"):
+        KBStyleConfig(widths=widths)
+
+
+@pytest.mark.parametrize("blocks", [{"content_blocks": -1}, {"style_blocks": -2}])
+def test_blocks_that_cant_be(blocks: dict[str, int]) -> None:
+    with pytest.raises(ArgumentError, match=r"blocks of a KBStyle network; got .*-\d.*; expected 0 or more"):
+        KBStyleConfig(widths=(2, 2, 2), **blocks)
+
+
+def test_a_configuration_from_its_plain_values() -> None:
+    assert KBStyleConfig(**STUDENT.as_dict()) == STUDENT  # type: ignore[arg-type]
+    assert KBStyleConfig(widths=[8, 16, 28]) == STUDENT  # type: ignore[arg-type]  # as JSON gives it back
