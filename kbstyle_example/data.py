@@ -231,8 +231,9 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
     def _crop(self, pictures: Pictures, random: np.random.Generator) -> Tensor:
         picture = pictures.open(int(random.integers(len(pictures))))
         short = min(picture.size)
+        sharp = math.ceil(self.crop / LARGEST_UPSCALE)
         smallest = max(self.crop / LARGEST_UPSCALE, self.smallest_zoom * short)
-        side = round(smallest * (short / smallest) ** random.random()) if short > smallest else short
+        side = max(sharp, round(smallest * (short / smallest) ** random.random())) if short > smallest else short
         left = int(random.integers(picture.width - side + 1))
         top = int(random.integers(picture.height - side + 1))
         picture = picture.resize(

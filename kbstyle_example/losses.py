@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from kbstyle_example.networks import KBStyle, moments
+from kbstyle_example.networks import KBStyle, moments, normalised
 from kbstyle_example.perceptual import Perceptual, layer_weights
 from skd.errors import ShapeError
 from skd.steps import Losses, Step
@@ -55,7 +55,7 @@ def content_distance(result: Tensor, content: Tensor) -> Tensor:
     """
     if result.shape != content.shape:
         raise ShapeError("features of two contents", got=tuple(result.shape), expected=tuple(content.shape))
-    return (_standardised(result) - _standardised(content)).square().mean()
+    return (normalised(result) - normalised(content)).square().mean()
 
 
 def moment_distance(result: Tensor, style: Tensor) -> Tensor:
@@ -99,15 +99,11 @@ def covariance_distance(result: Tensor, style: Tensor) -> Tensor:
     return (difference / target.square().sum(dim=(1, 2)).clamp_min(1e-12)).mean()
 
 
-def _standardised(feature: Tensor) -> Tensor:
-    mean, deviation = moments(feature)
-    return (feature - mean) / deviation
-
-
 def _covariance(feature: Tensor) -> Tensor:
-    flat = feature.float().flatten(2)
-    flat = flat - flat.mean(2, keepdim=True)
-    return flat @ flat.mT / flat.shape[2]
+    with torch.autocast(feature.device.type, enabled=False):  # which would take the product back to half
+        flat = feature.float().flatten(2)
+        flat = flat - flat.mean(2, keepdim=True)
+        return flat @ flat.mT / flat.shape[2]
 
 
 class StyleTask(nn.Module):
@@ -151,7 +147,8 @@ class StyleTask(nn.Module):
         super().__init__()
         self.style_weights = layer_weights(perceptual, style_weights)
         self.covariance_weights = layer_weights(perceptual, covariance_weights)
-        layer_weights(perceptual, {perceptual.content_layer: content_weight})
+        for weight in (content_weight, style_weight):
+            layer_weights(perceptual, {perceptual.content_layer: weight})
         self.network, self.perceptual = network, perceptual.freeze()
         self.content_weight, self.style_weight = content_weight, style_weight
 

@@ -62,11 +62,11 @@ class KBStyleConfig:
     style_blocks: int = 2
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
-        if len(self.widths) != 3 or min(self.widths) < 1:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if len(self.widths) != 3 or any(type(w) is not int or w < 1 for w in self.widths):
             raise ArgumentError("widths of a KBStyle network", got=self.widths, expected="three positive integers")
-        if min(self.content_blocks, self.style_blocks) < 0:
-            blocks = (self.content_blocks, self.style_blocks)
+        blocks = (self.fine_blocks, self.content_blocks, self.style_blocks)
+        if any(type(count) is not int or count < 0 for count in blocks):
             raise ArgumentError("blocks of a KBStyle network", got=blocks, expected="0 or more")
 
     def as_dict(self) -> dict[str, object]:

@@ -6,6 +6,7 @@ Each takes (B, 3, H, W) RGB in 0..1 and returns its features by name; the normal
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -393,7 +394,8 @@ def download_vgg19(path: str | os.PathLike[str]) -> Path:
         remedy = f"fetch {VGG19_URL} where there is a network, and put it at {path}"
         raise FileError("VGG-19 can't be downloaded", got=f"{type(error).__name__}: {error}", remedy=remedy) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # must not hide the error that says why
+            beside.unlink(missing_ok=True)
     return path
 
 

@@ -292,9 +292,9 @@ def test_a_content_layer_that_isnt_there() -> None:
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("option", ["style_weights", "covariance_weights", "content_weight"])
+@pytest.mark.parametrize("option", ["style_weights", "covariance_weights", "content_weight", "style_weight"])
 def test_weights_that_cant_be(option: str, weight: float) -> None:
-    value = weight if option == "content_weight" else {"coarse": weight}
+    value = weight if option.endswith("weight") else {"coarse": weight}
     with pytest.raises(ArgumentError, match=f"weight of 'coarse'; got {weight}; expected a finite number, 0 or more"):
         task(**{option: value})
 

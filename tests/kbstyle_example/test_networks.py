@@ -401,13 +401,13 @@ def test_style_codes_of_another_batch() -> None:
         modulated(torch.rand(1, 4, 2, 2), Moments(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)))
 
 
-@pytest.mark.parametrize("widths", [(), (8, 16), (8, 16, 28, 40), (8, 0, 28), (-1, 16, 28)])
+@pytest.mark.parametrize("widths", [(), (8, 16), (8, 16, 28, 40), (8, 0, 28), (-1, 16, 28), (8.7, 16, 28)])
 def test_widths_that_cant_be(widths: Any) -> None:
     with pytest.raises(ArgumentError, match=r"widths of a KBStyle network.*three positive integers"):
         KBStyleConfig(widths=widths)
 
 
-@pytest.mark.parametrize("blocks", [{"content_blocks": -1}, {"style_blocks": -2}])
+@pytest.mark.parametrize("blocks", [{"content_blocks": -1}, {"style_blocks": -2}, {"fine_blocks": -1}])
 def test_blocks_that_cant_be(blocks: dict[str, int]) -> None:
     with pytest.raises(ArgumentError, match=r"blocks of a KBStyle network; got .*-\d.*; expected 0 or more"):
         KBStyleConfig(widths=(2, 2, 2), **blocks)
