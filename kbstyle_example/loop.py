@@ -228,6 +228,8 @@ def fit(
                 raise NonFiniteError(f"the gradient of step {step} isn't finite", got=float(norm), remedy=remedy)
             optimizer.step()
             step += 1
+            if plan.seconds and elapsed > 1:  # the time left is that of whichever ends first
+                bar.total = min(plan.steps, max(step, round(step * max(1.0, plan.seconds / elapsed))))
             bar.update()
             if each is not None:
                 each(step, result)
