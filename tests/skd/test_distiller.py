@@ -474,7 +474,8 @@ def test_the_trained_student_is_saved_and_loaded_without_skd(tmp_path: Path, x: 
     code = (
         "import sys; sys.modules['skd'] = None\n"
         "import torch; student = torch.load('student.pt', weights_only=False); x, y = torch.load('values.pt')\n"
-        "assert torch.equal(student(x), y) and not [m for m in sys.modules if m.startswith('skd.')]"
+        "torch.testing.assert_close(student(x), y)  # not bit for bit: this process may use more threads\n"
+        "assert not [m for m in sys.modules if m.startswith('skd.')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)
 
