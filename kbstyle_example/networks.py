@@ -243,6 +243,29 @@ def modulated(feature: Tensor, style: Moments) -> Tensor:
     return normalised(feature) * style.deviation + style.mean
 
 
+@torch.no_grad()
+def even_phases(decoder: Decoder) -> None:
+    """Give the four phases of the last layer one response to constant features, in place.
+
+    Depth-to-space draws each pixel of a 2×2 block with weights of its own; where their sums differ, even surfaces show
+    a pattern of 2 pixels. The mean of the four is kept, and so is every difference that follows an edge.
+
+    Examples
+    --------
+    >>> decoder = Decoder((2, 4, 6), fine_blocks=0, blocks=0)
+    >>> even_phases(decoder)
+    >>> even = decoder.output(torch.ones(1, 2, 4, 4))
+    >>> bool((even - even[..., :1, :1]).abs().max() < 1e-6)
+    True
+    """
+    kernel, offset = decoder.output[0].parameters()
+    weight, bias = kernel.view(3, 4, *kernel.shape[1:]), offset.view(3, 4)
+    response = weight.sum((-2, -1))
+    excess = (response - response.mean(1, keepdim=True)) / weight[0, 0, 0].numel()
+    weight -= excess[..., None, None]
+    bias.copy_(bias.mean(1, keepdim=True).expand_as(bias))
+
+
 class KBStyle(nn.Module):
     """Arbitrary style transfer: a photograph and a painting in, the photograph painted out.
 

@@ -13,7 +13,7 @@ from kbstyle_example.data import StylePairs
 from kbstyle_example.distill import PLAN, scratch
 from kbstyle_example.loop import Plan, fit
 from kbstyle_example.losses import StyleTask
-from kbstyle_example.networks import TEACHER, KBStyle, KBStyleConfig
+from kbstyle_example.networks import TEACHER, KBStyle, KBStyleConfig, even_phases
 from kbstyle_example.perceptual import Perceptual
 from kbstyle_example.weights_file import writable_folder
 from skd import Step
@@ -94,4 +94,5 @@ def train(
     perceptual = perceptual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task = StyleTask(network, perceptual, **options)
     steps = fit(_OnBatch(task), samples, plan, writable_folder(out), label="train")
+    even_phases(network.decoder)  # the checkpoint keeps the weights as they were trained
     return network.eval(), steps

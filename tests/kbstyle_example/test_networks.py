@@ -19,6 +19,7 @@ from kbstyle_example.networks import (
     STUDENT,
     TEACHER,
     Block,
+    Decoder,
     Encoder,
     KBStyle,
     KBStyleConfig,
@@ -26,12 +27,13 @@ from kbstyle_example.networks import (
     StyleCode,
     conv3,
     doubled,
+    even_phases,
     modulated,
     moments,
     normalised,
     padded,
 )
-from kbstyle_example.weights_file import save_weights
+from kbstyle_example.weights_file import load_weights, save_weights
 from skd.errors import ArgumentError, ShapeError
 
 TINY = KBStyleConfig(widths=(3, 4, 5), fine_blocks=1, content_blocks=2, style_blocks=1)
@@ -416,3 +418,19 @@ def test_blocks_that_cant_be(blocks: dict[str, int]) -> None:
 def test_a_configuration_from_its_plain_values() -> None:
     assert KBStyleConfig(**STUDENT.as_dict()) == STUDENT  # type: ignore[arg-type]
     assert KBStyleConfig(widths=[8, 16, 28]) == STUDENT  # type: ignore[arg-type]  # as JSON gives it back
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_even_phases_keep_the_mean_and_take_the_pattern(memory: torch.memory_format) -> None:
+    decoder = Decoder((2, 3, 4), fine_blocks=0, blocks=0).to(memory_format=memory)  # type: ignore[call-overload]
+    flat = torch.full((1, 2, 3, 5), 0.7)
+    before = decoder.output(flat).detach()
+    assert float(before.std((2, 3)).max()) > 1e-3  # the pattern was there
+    even_phases(decoder)
+    after = decoder.output(flat).detach()
+    torch.testing.assert_close(after, before.mean((2, 3), keepdim=True).expand_as(after))
+
+
+def test_the_bundled_teacher_has_no_pattern_of_two_pixels() -> None:
+    after = load_weights("teacher").decoder.output(torch.ones(1, 32, 4, 4)).detach()
+    assert float((after - after.mean((2, 3), keepdim=True)).abs().max()) < 1e-5
