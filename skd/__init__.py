@@ -2,7 +2,8 @@
 
 The flow, one line a room: `pair` finds which decoder layers mirror which encoder layers, `measure` takes their
 spectra, `match` lines a student's pairs up with the teacher's, a method such as `methods.SKD` builds the transfers,
-`Distiller` runs teacher and student, `check` refuses broken set-ups, `report` says what was retained.
+`Distiller` runs teacher and student, `check` refuses broken set-ups, `report` says what was retained. `distill` does
+all of it in one call, and `fit` trains any module that returns a `Step`.
 """
 
 import importlib
@@ -14,35 +15,44 @@ if TYPE_CHECKING:
     from skd import adapters, distances, errors, knowledge, methods, schedules
     from skd.checking import check
     from skd.distiller import Distiller
+    from skd.distilling import Distilled, distill
     from skd.matching import Plan, match
     from skd.pairing import Pairing, SymmetricPair, pair
+    from skd.recipes import Recipe
     from skd.reporting import Report, report
     from skd.spectra import Spectra, measure
     from skd.steps import Losses, Step
     from skd.taps import Tap, Taps
     from skd.trace import Trace, dry_run
+    from skd.training import Run, fit
 
 # Where each public name lives. A room is entered when its name is first used, so that importing skd costs nothing.
 _ROOMS = {
     "checking": ("check",),
     "distiller": ("Distiller",),
+    "distilling": ("Distilled", "distill"),
     "matching": ("Plan", "match"),
     "pairing": ("Pairing", "SymmetricPair", "pair"),
+    "recipes": ("Recipe",),
     "reporting": ("Report", "report"),
     "spectra": ("Spectra", "measure"),
     "steps": ("Losses", "Step"),
     "taps": ("Tap", "Taps"),
     "trace": ("Trace", "dry_run"),
+    "training": ("Run", "fit"),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 _MODULES = ("adapters", "distances", "errors", "knowledge", "methods", "schedules")
 
 __all__ = [
+    "Distilled",
     "Distiller",
     "Losses",
     "Pairing",
     "Plan",
+    "Recipe",
     "Report",
+    "Run",
     "Spectra",
     "Step",
     "SymmetricPair",
@@ -52,8 +62,10 @@ __all__ = [
     "adapters",
     "check",
     "distances",
+    "distill",
     "dry_run",
     "errors",
+    "fit",
     "knowledge",
     "match",
     "measure",

@@ -67,6 +67,11 @@ build it from distiller.parameters().
     """
     inner = unwrapped(distiller)
     check_wrappers(distiller, inner)
+    check_unwrapped(inner, batch, optimizer=optimizer)
+
+
+def check_unwrapped(inner: Distiller, batch: Any, *, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """The same of a plain distiller that is going to be wrapped, which another process' presence doesn't forbid."""
     check_frozen(inner)
     if optimizer is not None:
         check_optimizer(inner, optimizer)

@@ -253,6 +253,11 @@ class Distiller(nn.Module):
             again[through] = name, Taps(self._teachers[name], taps, stop_early=True)
         return _Runs(Taps(self.student, ours), teachers, again)
 
+    def thawed_later(self) -> list[nn.Parameter]:
+        """The student's parameters that the present stage freezes and another may train: an optimizer wants them."""
+        parameters = dict(self.student.named_parameters(remove_duplicate=False))
+        return [parameters[name] for name, trained in self._frozen.items() if trained]
+
     @property
     def active(self) -> tuple[int, ...]:
         """Which of the transfers count at this step, by index."""
@@ -283,13 +288,14 @@ class Distiller(nn.Module):
         self._set_out()  # the weights in the new precision, not rounded to a half
         return self
 
-    def get_extra_state(self) -> dict[str, int]:
-        """Where schedules and stages stand; part of the state dict."""
-        return {"steps_done": self.steps_done}
+    def get_extra_state(self) -> Tensor:
+        """The optimizer steps done, by which schedules and stages go on; part of the state dict."""
+        # A tensor, as safetensors, in which some engines save, takes nothing else.
+        return torch.tensor(self.steps_done, device="cpu")
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """Go on from where the state dict stood."""
-        self.steps_done = int(state["steps_done"])
+        self.steps_done = int(state)
         self._set_out()
 
     def extra_repr(self) -> str:

@@ -80,6 +80,10 @@ class CheckError(SkdError, RuntimeError):
     """A set-up that would train without complaint and learn the wrong thing."""
 
 
+class ProcessError(SkdError, RuntimeError):
+    """Another process of the run (one that trains, or one that loads data) failed, died or is stuck."""
+
+
 class MissingExtraError(SkdError, ImportError):
     """An optional package is needed for this and isn't installed."""
 

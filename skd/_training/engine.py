@@ -1,0 +1,203 @@
+"""Hugging Face accelerate, as the loop uses it: devices, precision, processes, and how they agree."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from skd.errors import ArgumentError, MissingExtraError, ProcessError, SkdError
+from skd.recipes import Recipe
+
+T = TypeVar("T")
+_PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+# What backends say where another process is gone, in lower case.
+_LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "timeout", "socket", "nccl", "peer")
+
+FAILED, OVER, READY = 0, 1, 2  # what a process can say before a step; the least of all counts
+
+
+class Engine:
+    """One process' view of the run.
+
+    Attributes
+    ----------
+    rank, processes : int
+    main : bool
+        Whether this process writes files and talks.
+    device : torch.device
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        try:
+            import accelerate
+        except ImportError:
+            raise MissingExtraError("accelerate", extra="train", purpose="training") from None
+        from accelerate.state import AcceleratorState
+
+        self._first = not AcceleratorState._shared_state  # nobody else uses accelerate in this process now
+        handlers = [accelerate.DistributedDataParallelKwargs(find_unused_parameters=recipe.find_unused)]
+        try:
+            self.accelerator = accelerate.Accelerator(
+                mixed_precision=_PRECISIONS[recipe.precision],
+                gradient_accumulation_steps=recipe.accumulate,
+                cpu=recipe.cpu,
+                kwargs_handlers=handlers,
+            )
+        except ValueError as error:
+            got = str(error).partition("\n")[0]
+            raise ArgumentError("accelerate can't train in this way here", got=got) from error
+        self._wrapped: nn.Module | None = None
+        try:
+            self._check(recipe)
+        except ArgumentError:
+            self._leave()
+            raise
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        # Flags travel between CPUs, so that no GPU waits for them.
+        gloo = self.processes == 1 or torch.distributed.get_backend() == "gloo"
+        self._group = None if gloo else torch.distributed.new_group(backend="gloo")
+
+    def _check(self, recipe: Recipe) -> None:
+        if recipe.precision == "float16" and self.accelerator.device.type == "cpu":
+            remedy = "train in bfloat16 or float32"
+            raise ArgumentError("float16 needs a GPU: a CPU has no loss scaling", got="device cpu", remedy=remedy)
+        kind = self.accelerator.distributed_type
+        if kind not in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU"):
+            raise ArgumentError(
+                "fit doesn't train under this engine",
+                got=kind,
+                expected="one process, or DistributedDataParallel",
+                remedy="write the loop yourself: the distiller runs under FSDP2 (see the docs on engines)",
+            )
+
+    # --- the module ------------------------------------------------------------------------------------------------
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module on its device, under autocast, and averaged over the processes."""
+        self._had = "forward" in vars(module)
+        self._wrapped = self.accelerator.prepare_model(module)
+        return self._wrapped
+
+    def unwrap(self, module: nn.Module) -> None:
+        """Take all of that off again."""
+        if self._wrapped is None:
+            return
+        self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+        self._wrapped = None
+        self.accelerator._models.clear()
+        vars(module).pop("_is_accelerate_prepared", None)
+        if not self._had:
+            vars(module).pop("forward", None)
+
+    def moved(self, value: Any, *, channels_last: bool) -> Any:
+        """A copy of the value with its tensors on the device, maps in channels_last where that is asked for."""
+        from accelerate.utils import recursively_apply, send_to_device
+
+        value = send_to_device(value, self.device, non_blocking=True)
+        if not channels_last:
+            return value
+        return recursively_apply(
+            lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor, value
+        )
+
+    def close(self, module: nn.Module) -> None:
+        """Unwrap, and leave accelerate as it was found: the next run may want another precision."""
+        self.unwrap(module)
+        self._leave()
+
+    def _leave(self) -> None:
+        from accelerate.state import AcceleratorState
+
+        self.accelerator.free_memory()
+        if self._first:
+            AcceleratorState._reset_state()
+
+    # --- how processes agree ---------------------------------------------------------------------------------------
+
+    def least(self, flag: int) -> int:
+        """The least of the processes' flags."""
+        if self.processes == 1:
+            return flag
+        flags = torch.tensor(flag)
+        with self.lost():
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MIN, group=self._group)
+        return int(flags)
+
+    def all_alike(self, work: Callable[[], T]) -> T:
+        """Do it everywhere. Where it fails anywhere, all end: those with the error, the others saying so."""
+        result, error = _tried(work)
+        if self.processes > 1:
+            said: list[str | None] = [None] * self.processes
+            mine = None if error is None else f"{type(error).__name__}: {error}"
+            with self.lost():
+                torch.distributed.all_gather_object(said, mine, group=self._group)
+            failed = [(rank, text) for rank, text in enumerate(said) if text is not None]
+            if failed and error is None:
+                rank, text = failed[0]
+                raise ProcessError(f"process {rank} of the run failed", got=text)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Do it in the main process; all get its result, or end with its error."""
+        if self.processes == 1:
+            return work()
+        result, error = _tried(work) if self.main else (None, None)
+        shared: list[Any] = [result, None if error is None else f"{type(error).__name__}: {error}"]
+        with self.lost():
+            torch.distributed.broadcast_object_list(shared, src=0, group=self._group)
+        if error is not None:
+            raise error
+        if shared[1] is not None:
+            raise ProcessError("the main process of the run failed", got=shared[1])
+        return shared[0]  # type: ignore[no-any-return]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, by rank."""
+        if self.processes == 1:
+            return [value]
+        found: list[Any] = [None] * self.processes
+        with self.lost():
+            torch.distributed.all_gather_object(found, value, group=self._group)
+        return found
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes."""
+        if self.processes == 1:
+            return values
+        values = values.clone()
+        with self.lost():
+            torch.distributed.all_reduce(values)
+        averaged: Tensor = values / self.processes
+        return averaged
+
+    @contextlib.contextmanager
+    def lost(self) -> Iterator[None]:
+        """Where a backend says that a peer is gone, say so."""
+        try:
+            yield
+        except SkdError:
+            raise
+        except RuntimeError as error:
+            text = str(error)
+            if self.processes > 1 and any(word in text.lower() for word in _LOST):
+                raise ProcessError(
+                    "another process of the run died or is stuck",
+                    got=text.strip().partition("\n")[0][:200],
+                    remedy="see that process' own output, then start all again: the run goes on from its last "
+                    "checkpoint",
+                ) from error
+            raise
+
+
+def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
