@@ -44,10 +44,13 @@ class Engine:
             self.accelerator = accelerate.Accelerator(
                 mixed_precision=_PRECISIONS[recipe.precision],
                 gradient_accumulation_steps=recipe.accumulate,
-                cpu=recipe.cpu,
+                # Without it accelerate overlooks torchrun's other processes where there are only CPUs.
+                cpu=recipe.cpu or not torch.accelerator.is_available(),
                 kwargs_handlers=handlers,
             )
         except ValueError as error:
+            if self._first:
+                AcceleratorState._reset_state()
             got = str(error).partition("\n")[0]
             raise ArgumentError("accelerate can't train in this way here", got=got) from error
         self._wrapped: nn.Module | None = None
@@ -133,7 +136,7 @@ class Engine:
         result, error = _tried(work)
         if self.processes > 1:
             said: list[str | None] = [None] * self.processes
-            mine = None if error is None else f"{type(error).__name__}: {error}"
+            mine = None if error is None else _text(error)
             with self.lost():
                 torch.distributed.all_gather_object(said, mine, group=self._group)
             failed = [(rank, text) for rank, text in enumerate(said) if text is not None]
@@ -149,7 +152,7 @@ class Engine:
         if self.processes == 1:
             return work()
         result, error = _tried(work) if self.main else (None, None)
-        shared: list[Any] = [result, None if error is None else f"{type(error).__name__}: {error}"]
+        shared: list[Any] = [result, None if error is None else _text(error)]
         with self.lost():
             torch.distributed.broadcast_object_list(shared, src=0, group=self._group)
         if error is not None:
@@ -201,3 +204,7 @@ def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return work(), None
     except Exception as error:
         return None, error
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".")
