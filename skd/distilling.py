@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ from skd.training import Run, fit_on
 
 __all__ = ["Distilled", "distill"]
 
+Student = TypeVar("Student", bound=nn.Module)
 TaskLoss = Callable[[Any, Any], Tensor]
 MakeMethod = Callable[[Plan, Spectra], Method | Sequence[Transfer]]
 
@@ -39,13 +40,13 @@ CALIBRATION_BATCHES, REPORT_BATCHES = 16, 8
 
 
 @dataclass(frozen=True)
-class Distilled:
+class Distilled(Generic[Student]):
     """A finished distillation.
 
     Attributes
     ----------
     student : nn.Module
-        The student that was given, trained, in eval mode; with averaged weights where the recipe asks for them.
+        The one that was given, trained, in eval mode; with averaged weights where the recipe asks for them.
     report : Report
         What is left of each loss, on calibration data.
     run : Run
@@ -57,7 +58,7 @@ class Distilled:
     ['student', 'report', 'run']
     """
 
-    student: nn.Module
+    student: Student
     report: Report
     run: Run
 
@@ -67,7 +68,7 @@ def distill(
     data: Any,
     out: str | PathLike[str],
     *,
-    student: nn.Module,
+    student: Student,
     recipe: Recipe,
     method: Method | Sequence[Transfer] | MakeMethod = SKD,
     pairings: tuple[Pairing, Pairing] | None = None,
@@ -79,7 +80,7 @@ def distill(
     each: Each | None = None,
     about: Mapping[str, str | int | float | bool | None] | None = None,
     label: str = "distil",
-) -> Distilled:
+) -> Distilled[Student]:
     """Train a student to do what its teacher does, from the last checkpoint in `out` if there is one.
 
     Pairs are found in both networks, the teacher's spectra are measured, the set-up is checked, `fit` trains, and a
@@ -148,7 +149,6 @@ def distill(
             "there is no such method", got=type(method).__name__, expected="a Method, transfers, or a function of both"
         )
     engine = Engine(recipe)
-    task: nn.Module = teacher
     try:
         with _given_back(teacher):
             for network in (teacher, student):
@@ -188,7 +188,7 @@ def distill(
             found = engine.on_main(lambda: report(distiller, examples(), batches=REPORT_BATCHES))
             return Distilled(student, found, run)
     finally:
-        engine.close(task)
+        engine.close()
 
 
 def _prepared(

@@ -177,7 +177,7 @@ def fit(
             label=label,
         )
     finally:
-        engine.close(module)
+        engine.close()
 
 
 def fit_on(

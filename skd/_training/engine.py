@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from skd.errors import ArgumentError, MissingExtraError, ProcessError, SkdError
 from skd.recipes import Recipe
+from skd.steps import Step
 
 T = TypeVar("T")
 _PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -53,11 +54,10 @@ class Engine:
                 AcceleratorState._reset_state()
             got = str(error).partition("\n")[0]
             raise ArgumentError("accelerate can't train in this way here", got=got) from error
-        self._wrapped: nn.Module | None = None
         try:
             self._check(recipe)
         except ArgumentError:
-            self._leave()
+            self.close()
             raise
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
@@ -82,20 +82,8 @@ class Engine:
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module on its device, under autocast, and averaged over the processes."""
-        self._had = "forward" in vars(module)
-        self._wrapped = self.accelerator.prepare_model(module)
-        return self._wrapped
-
-    def unwrap(self, module: nn.Module) -> None:
-        """Take all of that off again."""
-        if self._wrapped is None:
-            return
-        self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
-        self._wrapped = None
-        self.accelerator._models.clear()
-        vars(module).pop("_is_accelerate_prepared", None)
-        if not self._had:
-            vars(module).pop("forward", None)
+        wrapped: nn.Module = self.accelerator.prepare_model(_Shell(module))
+        return wrapped
 
     def moved(self, value: Any, *, channels_last: bool) -> Any:
         """A copy of the value with its tensors on the device, maps in channels_last where that is asked for."""
@@ -108,12 +96,8 @@ class Engine:
             lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor, value
         )
 
-    def close(self, module: nn.Module) -> None:
-        """Unwrap, and leave accelerate as it was found: the next run may want another precision."""
-        self.unwrap(module)
-        self._leave()
-
-    def _leave(self) -> None:
+    def close(self) -> None:
+        """Leave accelerate as it was found: the next run may want another precision."""
         from accelerate.state import AcceleratorState
 
         self.accelerator.free_memory()
@@ -197,6 +181,27 @@ class Engine:
                     "checkpoint",
                 ) from error
             raise
+
+
+class _Shell(nn.Module):
+    """What accelerate changes and wraps in place of the user's module.
+
+    The output comes out without its graph, so that what the losses don't reach counts as unused in several processes.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = self.module(*args, **kwargs)
+        return Step(_detached(found.output), found.losses, found.teacher_output) if isinstance(found, Step) else found
+
+
+def _detached(value: Any) -> Any:
+    from accelerate.utils import recursively_apply
+
+    return recursively_apply(lambda tensor: tensor.detach(), value)
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -143,7 +143,6 @@ class Loop:
                 while (reason := self._ended(started)) is None:
                     wrapped = self._step(wrapped, started)
             finally:
-                engine.unwrap(self.module)
                 self.reader.close()  # type: ignore[attr-defined] # and with it the processes that load data
             if self.evaluate is not None and standing.evaluated != standing.step:
                 self._evaluate()
@@ -268,7 +267,6 @@ class Loop:
         for distiller in distillers(self.module):
             distiller.advance()
         if self.engine.processes > 1 and before != [p.requires_grad for p in self.parameters.values()]:
-            self.engine.unwrap(self.module)
             return self.engine.wrap(self.module)
         return wrapped
 
