@@ -26,11 +26,14 @@ installed = pytest.mark.skipif(not INSTALLED, reason="the checkout is tested; `m
 
 # The public face. A change here is a change for every user: say so in the changelog.
 FROZEN: tuple[str, ...] = (
+    "Distilled",
     "Distiller",
     "Losses",
     "Pairing",
     "Plan",
+    "Recipe",
     "Report",
+    "Run",
     "Spectra",
     "Step",
     "SymmetricPair",
@@ -40,8 +43,10 @@ FROZEN: tuple[str, ...] = (
     "adapters",
     "check",
     "distances",
+    "distill",
     "dry_run",
     "errors",
+    "fit",
     "knowledge",
     "match",
     "measure",

@@ -59,6 +59,8 @@ def test_python_blocks_run_in_order_in_one_namespace(
     assert "Plan, 4 rows" in printed
     assert "Report on 8 batches: student" in printed
     assert (tmp_path / "student.pt").is_file()
+    assert "Run(out=" in printed
+    assert (tmp_path / "runs" / "unet" / "last.pt").is_file()
 
 
 def test_every_name_of_skd_in_the_readme_exists() -> None:
