@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,8 @@ class Step:
     output: Any
     losses: Losses
     teacher_output: Any = field(default=None)
+
+
+# Parallel modules look for the tensors in an output as in a tree; without these they'd see none of a step's.
+for _node in (Losses, Step):
+    _pytree.register_dataclass(_node)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from skd.errors import ArgumentError, MissingExtraError, ProcessError, SkdError
 from skd.recipes import Recipe
@@ -87,14 +88,14 @@ class Engine:
 
     def moved(self, value: Any, *, channels_last: bool) -> Any:
         """A copy of the value with its tensors on the device, maps in channels_last where that is asked for."""
-        from accelerate.utils import recursively_apply, send_to_device
 
-        value = send_to_device(value, self.device, non_blocking=True)
-        if not channels_last:
-            return value
-        return recursively_apply(
-            lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor, value
-        )
+        def move(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):  # what else can be moved: a tokenizer's batch
+                return leaf.to(self.device) if callable(getattr(leaf, "to", None)) else leaf
+            leaf = leaf.to(self.device, non_blocking=True)
+            return leaf.contiguous(memory_format=torch.channels_last) if channels_last and leaf.dim() == 4 else leaf
+
+        return _pytree.tree_map(move, value)
 
     def close(self) -> None:
         """Leave accelerate as it was found: the next run may want another precision."""
@@ -199,9 +200,7 @@ class _Shell(nn.Module):
 
 
 def _detached(value: Any) -> Any:
-    from accelerate.utils import recursively_apply
-
-    return recursively_apply(lambda tensor: tensor.detach(), value)
+    return _pytree.tree_map_only(Tensor, lambda tensor: tensor.detach(), value)
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -6,10 +6,8 @@ batch only for these. A loss that is divided by its batch's energy (normalised_m
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +19,6 @@ from skd.adapters import ChannelAdapter
 from skd.distances import mse
 from skd.knowledge import centred, mean_std
 from skd.methods import Through, Transfer
-
-TIMEOUT = 90  # seconds, for both processes; they take about ten
-
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="needs gloo"
-)
 
 
 class Net(nn.Module):
@@ -59,52 +51,23 @@ def batch() -> Tensor:
     return torch.randn(4, 3, 8, 12, generator=torch.Generator().manual_seed(1))
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int) -> dict[str, Any]:
     """One of the two processes."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        distiller = make()
-        parallel = DistributedDataParallel(distiller)
-        step = parallel(batch()[2 * rank : 2 * rank + 2])
-        step.losses.total.backward()
-        gradients = {name: p.grad for name, p in distiller.named_parameters()}
-        torch.save({"gradients": gradients, "output": step.output.detach()}, f"{folder}/{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
+    distiller = make()
+    parallel = DistributedDataParallel(distiller)
+    step = parallel(batch()[2 * rank : 2 * rank + 2])
+    step.losses.total.backward()
+    gradients = {name: p.grad for name, p in distiller.named_parameters()}
+    return {"gradients": gradients, "output": step.output.detach()}
 
 
-def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    code = (
-        "import importlib.util, sys\n"
-        "spec = importlib.util.spec_from_file_location('ddp_worker', sys.argv[1])\n"
-        "module = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "module.work(int(sys.argv[2]), sys.argv[3])\n"
-    )
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, __file__, str(rank), str(tmp_path)],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    assert [process.returncode for process in processes] == [0, 0], said
-
+def test_two_processes_give_the_gradients_of_one(ranks: Callable[..., Any]) -> None:
+    ended = ranks(work)
+    assert [process.code for process in ended] == [0, 0], ended
+    results = [process.result for process in ended]
     distiller = make()
     step = distiller(batch())
     step.losses.total.backward()
-    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close(torch.cat([result["output"] for result in results]), step.output)
     expected = {name: p.grad for name, p in distiller.named_parameters()}
     assert {name.split(".")[0] for name in expected} == {"student", "adapters"}
