@@ -204,6 +204,7 @@ def fit_on(
     module.to(engine.device)
     if recipe.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine.share_weights(module)
     loop = Loop(
         engine,
         module,

@@ -86,6 +86,13 @@ class Engine:
         wrapped: nn.Module = self.accelerator.prepare_model(_Shell(module))
         return wrapped
 
+    def share_weights(self, module: nn.Module) -> None:
+        """The main process' weights and buffers for all, before anything is made of them."""
+        if self.processes > 1:
+            with self.lost(), torch.no_grad():
+                for tensor in (*module.parameters(), *module.buffers()):
+                    torch.distributed.broadcast(tensor, src=0)
+
     def moved(self, value: Any, *, channels_last: bool) -> Any:
         """A copy of the value with its tensors on the device, maps in channels_last where that is asked for."""
 

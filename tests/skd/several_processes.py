@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -45,6 +46,13 @@ class Staged(Method):
         return (Stage(until=3, transfers=("code",), frozen=("2",)), Stage(None, ("code", "output")))
 
 
+class Unfrozen(Staged):
+    """The first stage's losses don't reach a layer that is trained."""
+
+    def stages(self) -> Sequence[Stage]:
+        return (Stage(until=3, transfers=("code",)), Stage(None, ("code", "output")))
+
+
 def images(count: int = 32) -> Tensor:
     return torch.randn(count, 3, 8, 12, generator=torch.Generator().manual_seed(1))
 
@@ -57,21 +65,17 @@ class Stream(IterableDataset[Tensor]):
 
 
 def distill(out: Path, data, **options) -> None:
-    torch.manual_seed(RANK)  # what differs between processes is made equal by the loop
-    if "student" not in options:
-        torch.manual_seed(0)
+    torch.manual_seed(0)
     teacher = net(6)
-    torch.manual_seed(1)
+    torch.manual_seed(1 + RANK)  # a script that doesn't seed: the loop begins with the main process' weights
     student = net(4)
     done = skd.distill(
         teacher,
         data,
         out,
         student=student,
-        recipe=RECIPE,
-        method=Staged(),
+        **{"recipe": RECIPE, "method": Staged(), **options},
         evaluate=lambda n: n(images(4)).square().mean(),
-        **options,
     )
     torch.save({"student": student.state_dict(), "best": list(done.run.best)}, out / f"rank{RANK}.pt")
 
@@ -103,6 +107,8 @@ def main(what: str, out: Path) -> None:
         distill(out, whole(images(), 8 if "WORLD_SIZE" not in os.environ else 4))
     elif what == "uneven":
         distill(out, whole(images(21), size, shuffle=True))
+    elif what == "unused":
+        distill(out, whole(images(), size), method=Unfrozen(), recipe=replace(RECIPE, find_unused=True))
     elif what == "stream":
         distill(out, whole(Stream(), 3))
     elif what == "too few":

@@ -80,9 +80,9 @@ def test_two_processes_train_what_one_does_with_the_joined_batch(tmp_path: Path)
     assert "data.processes: 2 there, 1 here" in ended[1]
 
 
-@pytest.mark.parametrize("what", ["uneven", "stream"])
+@pytest.mark.parametrize("what", ["uneven", "stream", "unused"])
 def test_uneven_data_end_well(tmp_path: Path, what: str) -> None:
-    """The last round is filled up; a stream that is over for one is over for all."""
+    """The last round is filled up; a stream that is over for one is over for all; a layer may be left out by a step."""
     ended = run(what, tmp_path, 2)
     assert [code for code, _ in ended] == [0, 0], ended
     ours, theirs = trained(tmp_path, 2)
