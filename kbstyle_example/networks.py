@@ -19,6 +19,7 @@ The paper (KBStyle, IEEE TIP 33, 2024) publishes no layers; this shape is ours (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -193,14 +194,31 @@ class Decoder(nn.Module):
         self.level1 = nn.ReLU()
         self.output = nn.Sequential(conv3(first, 12), nn.PixelShuffle(2))
 
-    def forward(self, content: tuple[Tensor, Tensor, Tensor], style: StyleCode) -> Tensor:
-        """Features of the content's three levels and a style code → (B, 3, H, W), not clamped."""
-        one, two, three = content
-        x = self.level3(modulated(three, style.level3))
-        x = self.level2(modulated(self.up2(doubled(x)) + two, style.level2))
-        x = self.level1(modulated(self.up1(doubled(x)) + one, style.level1))
+    def forward(
+        self, content: tuple[Tensor, Tensor, Tensor], style: StyleCode, known: Sequence[Moments] = ()
+    ) -> Tensor:
+        """Features of the content's three levels and a style code → (B, 3, H, W), not clamped.
+
+        `known` are the statistics to normalise with at levels 3, 2 and 1, in place of the feature's own: a part of a
+        picture is painted with those of the whole (see `tiles`).
+        """
+        all_known = (*known, None, None, None)
+        x = self.level3(modulated(content[2], style.level3, all_known[0]))
+        x = self.level2(modulated(self.up2(doubled(x)) + content[1], style.level2, all_known[1]))
+        x = self.level1(modulated(self.up1(doubled(x)) + content[0], style.level1, all_known[2]))
         out: Tensor = self.output(x) + 0.5
         return out
+
+    def entering(self, content: tuple[Tensor, Tensor, Tensor], style: StyleCode, known: Sequence[Moments]) -> Tensor:
+        """The next feature whose statistics aren't known yet: that of level 3, 2 or 1, as it is before normalisation."""
+        x = content[2]
+        if len(known) > 0:
+            x = self.level3(modulated(x, style.level3, known[0]))
+            x = self.up2(doubled(x)) + content[1]
+        if len(known) > 1:
+            x = self.level2(modulated(x, style.level2, known[1]))
+            x = self.up1(doubled(x)) + content[0]
+        return x
 
 
 def doubled(feature: Tensor) -> Tensor:
@@ -219,8 +237,8 @@ def doubled(feature: Tensor) -> Tensor:
     return F.interpolate(blurred, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def modulated(feature: Tensor, style: Moments) -> Tensor:
-    """Adaptive instance normalisation (Huang & Belongie 2017, eq. 8).
+def modulated(feature: Tensor, style: Moments, known: Moments | None = None) -> Tensor:
+    """Adaptive instance normalisation (Huang & Belongie 2017, eq. 8), with the feature's own statistics or known ones.
 
     Raises
     ------
@@ -240,6 +258,8 @@ def modulated(feature: Tensor, style: Moments) -> Tensor:
             got=f"{styles} styles of {style.mean.shape[1]} channels",
             expected=f"1 or {batch} of {feature.shape[1]}",
         )
+    if known is not None:
+        return (feature - known.mean) * (style.deviation / known.deviation) + style.mean
     return normalised(feature) * style.deviation + style.mean
 
 
@@ -297,6 +317,14 @@ class KBStyle(nn.Module):
         self.content_encoder = Encoder(config.widths, fine_blocks=fine, blocks=blocks)
         self.style_encoder = Encoder(config.widths, fine_blocks=0, blocks=config.style_blocks)
         self.decoder = Decoder(config.widths, fine_blocks=fine, blocks=blocks)
+
+    @property
+    def reach(self) -> int:
+        """How far away, in pixels, a pixel of the photograph can matter for one of the result, statistics aside."""
+        fine, blocks = self.config.fine_blocks, self.config.content_blocks
+        encoder = 2 + 2 + 12 * fine + 4 + 24 * blocks  # 3×3 at 1/2, 1/2 and 1/4; 7×7 at 1/4 and 1/8
+        decoder = 24 * blocks + (8 + 8 + 4) + 12 * fine + (4 + 4 + 2) + 2  # blur, bilinear and 3×3 on the way up
+        return encoder + decoder + 8  # the grid of the deepest level
 
     def encode_style(self, style: Tensor) -> StyleCode:
         """(B, 3, H, W) in 0..1, any size from 16 pixels → the style code."""
