@@ -1,4 +1,4 @@
-"""Command line: ``python -m kbstyle_example demo | stylize | distill | train | info``."""
+"""Command line: ``python -m kbstyle_example COMMAND``; each command is a function of `commands`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from skd.errors import ArgumentError, MissingExtraError, SkdError
 
 if TYPE_CHECKING:
-    from kbstyle_example.loop import Plan
+    from skd import Recipe
 
-PACKAGES = {"PIL": "pillow", "safetensors": "safetensors", "tqdm": "tqdm", "matplotlib": "matplotlib"}
+PACKAGES = {
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "tqdm": "tqdm",
+    "matplotlib": "matplotlib",
+    "accelerate": "accelerate",
+    "filelock": "filelock",
+}
 GOES_ON = "; the same command goes on from the last checkpoint"
 
 
@@ -42,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _need_extra()
         _parser().parse_args(arguments, options)
-        options.run(options)
+        from kbstyle_example import commands
+
+        getattr(commands, options.run)(options)
     except (SkdError, OSError) as error:  # the system's errors are the input's, too: a full disk, a pipe that is closed
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -74,8 +83,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     from kbstyle_example.demo import run_demo
-    from kbstyle_example.distill import distill
+    from kbstyle_example.distill import RECIPE, distill
+    from kbstyle_example.evaluation.evaluate import evaluate
+    from kbstyle_example.evaluation.sheet import draw_sheets
     from kbstyle_example.losses import StyleTask
+    from kbstyle_example.reproduce import Options
     from kbstyle_example.stylize import stylize
     from kbstyle_example.train import train
 
@@ -89,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(demo, "--batch-size", run_demo, "pairs a step")
     _add(demo, "--crop", run_demo, "side of the training crops in pixels")
     _add(demo, "--seed", run_demo, "of first weights and crops")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run="demo")
 
     one = commands.add_parser("stylize", help="paint a photograph like a painting")
     one.add_argument("content", type=Path, help="the photograph")
@@ -97,140 +109,126 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("-o", "--out", type=Path, required=True, help="the picture to write")
     _add(one, "--weights", stylize, "bundled name or file", parameter="network")
     _add(one, "--style-size", stylize, "longest side of the painting in pixels; smaller for coarser strokes")
-    one.set_defaults(run=_stylize)
+    one.set_defaults(run="stylize")
 
     for name, function, text in (
         ("distill", distill, "distil a teacher into 200 KB"),
         ("train", train, "train a teacher"),
     ):
         command = commands.add_parser(name, help=f"{text} on your own folders of pictures")
-        command.add_argument("--content", type=Path, required=True, help="folder of photographs")
-        command.add_argument("--style", type=Path, required=True, help="folder of paintings")
-        command.add_argument("--out", type=Path, required=True, help="folder to write into; a run there goes on")
-        plan = vars(_default(function, "plan"))
-        for option, kind, what in (
-            ("steps", int, "steps of training (%(default)s)"),
-            ("seconds", float, "end after so much time (no limit)"),
-            ("batch_size", int, "pairs a step (%(default)s)"),
-            ("learning_rate", float, "of Adam, at its highest (%(default)s)"),
-            ("workers", int, "processes that load pictures (%(default)s)"),
-        ):
-            command.add_argument(f"--{option.replace('_', '-')}", type=kind, default=plan[option], help=what)
+        _folders(command)
+        _add_recipe(command, _default(function, "recipe"))
+        _add(command, "--batch-size", function, "pairs in a batch")
+        _add(command, "--workers", function, "processes that load pictures")
         _add(command, "--crop", function, "side of the training crops in pixels")
-        _add(command, "--seed", function, "of first weights and crops")
         if name == "distill":
             command.add_argument("--teacher", default="teacher", help="bundled name or file (%(default)s)")
-            command.set_defaults(run=_distill, interrupted=GOES_ON)
+            command.set_defaults(run="distill", interrupted=GOES_ON)
         else:
             command.add_argument("--perceptual", type=Path, required=True, help="weights file of a perceptual network")
             _add(command, "--style-weight", StyleTask, "of the style's loss")
             _add(command, "--content-weight", StyleTask, "of the content's loss")
-            command.set_defaults(run=_train, interrupted=GOES_ON)
+            command.set_defaults(run="train", interrupted=GOES_ON)
+
+    again = commands.add_parser(
+        "reproduce", help="all of it from your own folders: train, distil, evaluate, draw sheets, write the model card"
+    )
+    _folders(again)
+    again.add_argument(
+        "--perceptual",
+        type=Path,
+        help="weights file of the perceptual network to train under (VGG-19, fetched into OUT: 548 MiB)",
+    )
+    again.add_argument(
+        "--measure", type=Path, nargs="*", default=[], help="weights files of perceptual networks that only measure"
+    )
+    for name in ("teacher", "student"):
+        recipe = getattr(Options(), f"{name}_recipe")
+        again.add_argument(f"--{name}-steps", type=int, default=recipe.steps, help=f"of the {name} (%(default)s)")
+        crop = getattr(Options(), f"{name}_crop")
+        again.add_argument(f"--{name}-crop", type=int, default=crop, help="side of its crops in pixels (%(default)s)")
+    for option, what in (
+        ("batch_size", "pairs in a batch"),
+        ("workers", "processes that load pictures"),
+        ("size", "side of the squares that are measured and drawn"),
+        ("pairs", "pairs that are measured"),
+    ):
+        default = getattr(Options(), option)
+        again.add_argument(f"--{option.replace('_', '-')}", type=int, default=default, help=f"{what} (%(default)s)")
+    again.add_argument("--seed", type=int, default=RECIPE.seed, help="of everything (%(default)s)")
+    again.add_argument("--data-licence", default=Options().data_licence, help="what your pictures' licences allow")
+    again.set_defaults(run="reproduce", interrupted=GOES_ON)
+
+    measure = commands.add_parser("evaluate", help="measure networks on pictures that none was trained on")
+    _measured(measure)
+    measure.add_argument("--perceptual", type=Path, nargs="+", required=True, help="weights files that measure")
+    _add(measure, "--size", evaluate, "side of the squares in pixels")
+    _add(measure, "--pairs", evaluate, "how many", kind=int)
+    _add(measure, "--seed", evaluate, "of the choice of pairs")
+    measure.set_defaults(run="evaluate", interrupted="; the same command goes on with the next pair")
+
+    sheet = commands.add_parser("sheet", help="contact sheets: contents × styles, for each network")
+    _measured(sheet)
+    _add(sheet, "--size", draw_sheets, "side of the squares in pixels")
+    _add(sheet, "--count", draw_sheets, "most contents, and most styles")
+    sheet.set_defaults(run="sheet")
 
     info = commands.add_parser("info", help="what is bundled, and the versions")
-    info.set_defaults(run=_info)
+    info.set_defaults(run="info")
     return parser
 
 
+def _folders(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--content", type=Path, required=True, help="folder of photographs")
+    command.add_argument("--style", type=Path, required=True, help="folder of paintings")
+    command.add_argument("--out", type=Path, required=True, help="folder to write into; a run there goes on")
+
+
+def _measured(command: argparse.ArgumentParser) -> None:
+    _folders(command)
+    command.add_argument("--weights", nargs="+", default=["teacher"], help="bundled names or files (%(default)s)")
+    command.add_argument("--peers", type=Path, help="folder with the published weights of other networks")
+    command.add_argument(
+        "--part", choices=("validation", "test"), default="validation", help="which pictures (%(default)s)"
+    )
+    command.add_argument(
+        "--never-trained-on", action="store_true", help="no network was trained on any picture of these folders"
+    )
+
+
+def _add_recipe(command: argparse.ArgumentParser, recipe: Recipe) -> None:
+    for option, kind, what in (
+        ("steps", int, "steps of training (%(default)s)"),
+        ("seconds", float, "end after so much time (no limit)"),
+        ("learning_rate", float, "of Adam, at its highest (%(default)s)"),
+        ("accumulate", int, "batches a step (%(default)s)"),
+        ("average", float, "decay of a moving average of the weights (none)"),
+        ("evaluate_every", int, "steps between two looks at the validation pictures (only at the end)"),
+        ("save_every", int, "steps between two checkpoints (%(default)s)"),
+        ("seed", int, "of first weights and crops (%(default)s)"),
+    ):
+        command.add_argument(f"--{option.replace('_', '-')}", type=kind, default=getattr(recipe, option), help=what)
+    command.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), default=recipe.precision, help="(%(default)s)"
+    )
+
+
 def _add(
-    parser: argparse.ArgumentParser, option: str, function: Callable[..., Any], text: str, *, parameter: str = ""
+    parser: argparse.ArgumentParser,
+    option: str,
+    function: Callable[..., Any],
+    text: str,
+    *,
+    parameter: str = "",
+    kind: type | None = None,
 ) -> None:
     """An option whose default and type are those of a function's parameter."""
     default = _default(function, parameter or option.removeprefix("--").replace("-", "_"))
-    parser.add_argument(option, type=type(default), default=default, help=f"{text} (%(default)s)")
+    parser.add_argument(option, type=kind or type(default), default=default, help=f"{text} (%(default)s)")
 
 
 def _default(function: Callable[..., Any], name: str) -> Any:
     return inspect.signature(function).parameters[name].default
-
-
-def _demo(options: argparse.Namespace) -> None:
-    from kbstyle_example.demo import run_demo
-
-    run_demo(
-        options.out,
-        seconds=options.seconds,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        crop=options.crop,
-        seed=options.seed,
-    )
-
-
-def _stylize(options: argparse.Namespace) -> None:
-    from kbstyle_example.images import FORMATS, load_image, save_image
-    from kbstyle_example.stylize import stylize
-    from kbstyle_example.weights_file import writable_folder
-
-    if options.out.suffix.lower() not in FORMATS:  # before the work, and before a folder is made for nothing
-        raise ArgumentError("no format for this file", got=options.out, expected=f"an ending of {', '.join(FORMATS)}")
-    picture = stylize(options.content, options.style, network=options.weights, style_size=options.style_size)
-    writable_folder(options.out.parent)
-    save_image(load_image(picture), options.out)
-    print(options.out)
-
-
-def _plan(options: argparse.Namespace) -> Plan:
-    from kbstyle_example.loop import Plan
-
-    return Plan(
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        seconds=options.seconds,
-        workers=options.workers,
-    )
-
-
-def _distill(options: argparse.Namespace) -> None:
-    from kbstyle_example.data import list_pictures
-    from kbstyle_example.distill import distill
-    from kbstyle_example.weights_file import load_weights, save_weights
-
-    plan = _plan(options)
-    contents, styles = list_pictures(options.content), list_pictures(options.style)
-    teacher = load_weights(options.teacher)
-    done = distill(teacher, contents, styles, options.out, plan=plan, crop=options.crop, seed=options.seed)
-    path = options.out / "student.safetensors"
-    size = save_weights(done.student, path, about={"distilled": f"{done.steps} steps, seed {options.seed}"})
-    print(f"{done.report}\n{path}: {size:,} bytes")
-
-
-def _train(options: argparse.Namespace) -> None:
-    from kbstyle_example.data import list_pictures
-    from kbstyle_example.perceptual import load_perceptual
-    from kbstyle_example.train import train
-    from kbstyle_example.weights_file import save_weights
-
-    plan = _plan(options)
-    contents, styles = list_pictures(options.content), list_pictures(options.style)
-    perceptual = load_perceptual(options.perceptual)
-    network, steps = train(
-        contents,
-        styles,
-        perceptual,
-        options.out,
-        plan=plan,
-        crop=options.crop,
-        seed=options.seed,
-        content_weight=options.content_weight,
-        style_weight=options.style_weight,
-    )
-    path = options.out / "teacher.safetensors"
-    facts = {"trained": f"{steps} steps, seed {options.seed}", "perceptual": f"{perceptual.name} {perceptual.sha256}"}
-    print(f"{path}: {save_weights(network, path, about=facts):,} bytes")
-
-
-def _info(_: argparse.Namespace) -> None:
-    import torch
-
-    import skd
-    from kbstyle_example.weights_file import about, bundled
-
-    print(f"skd {skd.__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}")
-    for name, path in bundled().items():
-        facts = ", ".join(f"{key} {value}" for key, value in sorted(about(name).items()))
-        print(f"{name}: {path.stat().st_size:,} bytes; {facts}")
 
 
 if __name__ == "__main__":

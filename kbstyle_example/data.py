@@ -103,6 +103,18 @@ def of_split(paths: Iterable[Path], name: Split) -> list[Path]:
     return [path for path in paths if split(path) == name]
 
 
+def digest_of_names(paths: Sequence[Path]) -> str:
+    """Tells one list of pictures from another: their number, and a digest of their names, in order.
+
+    Examples
+    --------
+    >>> digest_of_names([Path("a/x.jpg"), Path("b/y.jpg")]) == digest_of_names([Path("c/x.jpg"), Path("y.jpg")])
+    True
+    """
+    names = "\n".join(path.name for path in paths).encode("utf-8", "surrogateescape")
+    return f"{len(paths)} files {hashlib.sha256(names).hexdigest()[:16]}"
+
+
 class Pictures:
     """Readable pictures among some files; those that can't be read, or are too small, are skipped and counted.
 
@@ -220,6 +232,16 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return self.length
+
+    def about(self) -> dict[str, str | int | float]:
+        """What the samples depend on beside their number, for `skd.fit`: a run goes on with the same alone."""
+        return {
+            "contents": digest_of_names(self.contents.paths),
+            "styles": digest_of_names(self.styles.paths),
+            "crop": self.crop,
+            "smallest_zoom": self.smallest_zoom,
+            "pairs_seed": self.seed,
+        }
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Sample `index`: a photograph and a painting, (3, crop, crop) in 0..1 each."""

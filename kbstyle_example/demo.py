@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from kbstyle_example.data import list_pictures
-from kbstyle_example.distill import OUTPUT_WEIGHT, Distilled, distill, scratch
+from kbstyle_example.distill import OUTPUT_WEIGHT, distill, scratch
+from kbstyle_example.files import writable_folder
 from kbstyle_example.images import grid, load_image, save_image
-from kbstyle_example.loop import LOG, Plan
 from kbstyle_example.networks import STUDENT, KBStyle
 from kbstyle_example.stylize import render, style_tensor
-from kbstyle_example.weights_file import BUDGET, encoded, load_weights, save_weights, writable_folder
+from kbstyle_example.weights_file import BUDGET, encoded, load_weights, save_weights
+from skd import Distilled, Recipe
 
 SAMPLES = Path(__file__).parent / "samples"
 # Shown and never distilled on, so that the picture says what the student does with pictures it hasn't met.
@@ -36,7 +37,7 @@ FILES = {
     "loss_curve": "loss_curve.png",
     "report": "report.txt",
     "report_json": "report.json",
-    "log": LOG,
+    "log": "log.jsonl",
 }
 
 
@@ -111,9 +112,7 @@ def run_demo(
     ['log.jsonl', 'loss_curve.png', 'report.json', 'report.txt', 'side_by_side.png', 'student.safetensors']
     """
     started = time.monotonic()
-    plan = Plan(
-        steps=steps, batch_size=batch_size, learning_rate=2e-3, seconds=seconds, save_every=500, log_every=5, workers=1
-    )
+    recipe = Recipe(steps=steps, learning_rate=2e-3, seconds=seconds, log_every=5, seed=seed, channels_last=True)
     network = teacher if isinstance(teacher, KBStyle) else load_weights(teacher)
     before = scratch(STUDENT, seed)
     photographs, paintings = training_pictures()
@@ -132,7 +131,7 @@ def run_demo(
     # All of it is made here, so that a demo that is stopped leaves the one before it whole.
     with tempfile.TemporaryDirectory(dir=out, prefix=".demo-") as folder:
         run = Path(folder)
-        done = distill(network, photographs, paintings, run, plan=plan, crop=crop, seed=seed)
+        done = distill(network, photographs, paintings, run, recipe=recipe, batch_size=batch_size, crop=crop)
         outcome = _write(run, network, before, done, seed, started)
         for kind, path in outcome.files.items():
             (run / FILES[kind]).replace(path)
@@ -157,9 +156,11 @@ def training_pictures() -> tuple[list[Path], list[Path]]:
     return photographs, paintings * 2 + photographs
 
 
-def _write(run: Path, teacher: KBStyle, before: KBStyle, done: Distilled, seed: int, started: float) -> Outcome:
+def _write(
+    run: Path, teacher: KBStyle, before: KBStyle, done: Distilled[KBStyle], seed: int, started: float
+) -> Outcome:
     """Write all of `FILES` into the folder `run` (the log is there); the outcome names them in the folder above."""
-    facts = {"distilled": f"{done.steps} steps, seed {seed}, bundled samples"}
+    facts = {"distilled": f"{done.run.steps} steps, seed {seed}, bundled samples"}
     student_bytes = save_weights(done.student, run / FILES["student"], about=facts)
     teacher_bytes = len(encoded(teacher))
     captions = (
@@ -171,13 +172,13 @@ def _write(run: Path, teacher: KBStyle, before: KBStyle, done: Distilled, seed: 
     )
     rows, (error_before, error_after) = compare(teacher, before, done.student)
     save_image(grid(rows, columns=captions), run / FILES["side_by_side"])
-    loss_curve(run / LOG, run / FILES["loss_curve"])
+    loss_curve(done.run.log, run / FILES["loss_curve"])
     (run / FILES["report"]).write_text(f"{done.report}\n", encoding="utf-8")
     done.report.save(run / FILES["report_json"])
     return Outcome(
         {kind: run.parent / name for kind, name in FILES.items()},
         done.student,
-        done.steps,
+        done.run.steps,
         time.monotonic() - started,
         student_bytes,
         teacher_bytes,
@@ -186,7 +187,7 @@ def _write(run: Path, teacher: KBStyle, before: KBStyle, done: Distilled, seed: 
     )
 
 
-def _tell(outcome: Outcome, done: Distilled, say: Callable[[str], None]) -> None:
+def _tell(outcome: Outcome, done: Distilled[KBStyle], say: Callable[[str], None]) -> None:
     say(f"\n{done.report}\n")
     say(
         f"{outcome.steps:,} steps, {outcome.seconds:.0f} s in all. Root mean squared difference from the teacher's "
@@ -252,7 +253,7 @@ def loss_curve(log: Path, path: Path) -> None:
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     log = Path(folder, LOG)
+    ...     log = Path(folder, "log.jsonl")
     ...     _ = log.write_text('{"step": 5, "total": 3.0, "output": 2.0, "1/2/encoder/structure": 1.0}\\n')
     ...     loss_curve(log, Path(folder, "curve.png"))
     ...     load_image(Path(folder, "curve.png")).shape

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import skd
 from kbstyle_example.data import StylePairs
-from kbstyle_example.loop import Plan, fit
-from kbstyle_example.networks import STUDENT, KBStyle, KBStyleConfig
-from kbstyle_example.weights_file import writable_folder
+from kbstyle_example.networks import STUDENT, KBStyle, KBStyleConfig, even_phases
+from kbstyle_example.validation import Folders, differences
 from skd.errors import ArgumentError
 
 EXAMPLE = (torch.zeros(1, 3, 64, 80), torch.zeros(1, 3, 64, 64))
 # The decoder's features end where the output is drawn from them: SKD's terms guide, the output's decides.
 OUTPUT_WEIGHT = 20.0
-CALIBRATION_BATCHES, CALIBRATION_BATCH, REPORT_BATCHES = 16, 4, 8
-PLAN = Plan(steps=20_000, batch_size=4, workers=1)
+CALIBRATION_BATCHES = 16
+RECIPE = skd.Recipe(steps=20_000, channels_last=True)
 
 
 def kbstyle_pairing(network: KBStyle) -> skd.Pairing:
@@ -58,58 +55,20 @@ def kbstyle_pairing(network: KBStyle) -> skd.Pairing:
     )
 
 
-class _OnBatch(nn.Module):
-    """Calls the distiller with the two tensors of a batch, and keeps its step in the checkpoint."""
-
-    steps: Tensor
-
-    def __init__(self, distiller: skd.Distiller) -> None:
-        super().__init__()
-        self.distiller = distiller
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-
-    def forward(self, batch: Sequence[Tensor]) -> skd.Step:
-        self.distiller.advance(int(self.steps) - self.distiller.steps_done)  # a resumed run's schedules go on, too
-        content, style = (x.to(memory_format=torch.channels_last) for x in batch)  # about a quarter faster on a CPU
-        step: skd.Step = self.distiller(content, style)
-        return step
-
-    def count(self, *_: object) -> None:
-        """The optimizer made a step."""
-        self.steps += 1
-
-
-@dataclass(frozen=True)
-class Distilled:
-    """A finished distillation.
-
-    Attributes
-    ----------
-    student : KBStyle
-        In eval mode.
-    report : skd.Report
-        What is left of each loss, on crops of the pictures that were trained on.
-    steps : int
-        How many it took in all, those before a resumption among them.
-    """
-
-    student: KBStyle
-    report: skd.Report
-    steps: int
-
-
 def distill(
     teacher: KBStyle,
     contents: Sequence[Path],
     styles: Sequence[Path],
     out: str | Path,
     *,
-    plan: Plan = PLAN,
+    recipe: skd.Recipe = RECIPE,
     config: KBStyleConfig = STUDENT,
     crop: int = 128,
-    seed: int = 0,
+    batch_size: int = 4,
+    workers: int = 1,
+    validation: Folders | None = None,
     **options: Any,
-) -> Distilled:
+) -> skd.Distilled[KBStyle]:
     """Train a narrower KBStyle network, from scratch, to do what the teacher does.
 
     Parameters
@@ -119,20 +78,26 @@ def distill(
     contents, styles : sequence of Path
         Photographs and paintings.
     out : path
-        Folder for checkpoint and log; a run found there goes on.
-    plan : Plan
+        Folder for checkpoints and log; a run found there goes on.
+    recipe : skd.Recipe
+        Its seed is also that of the student's first weights and of the crops.
     config : KBStyleConfig
         The student's.
     crop : int
         Side of the training crops in pixels.
-    seed : int
-        Of the student's first weights and of the crops.
+    batch_size : int
+        Pairs in a batch.
+    workers : int
+        Processes that load pictures; 0 loads in this one.
+    validation : (sequence of Path, sequence of Path), optional
+        Photographs and paintings to evaluate on, as often as the recipe says.
     **options
         Of `skd.methods.SKD`.
 
     Returns
     -------
-    Distilled
+    skd.Distilled
+        The student in eval mode.
 
     Raises
     ------
@@ -141,7 +106,7 @@ def distill(
     DataError
         No picture can be used.
     FileError
-        The folder can't be written into, or the checkpoint there is another network's or damaged.
+        The folder can't be written into, or the checkpoints there are another run's or damaged.
     NonFiniteError
         The training diverged; the checkpoint before it is kept.
 
@@ -153,29 +118,71 @@ def distill(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "picture.png")
     ...     Image.radial_gradient("L").save(path)
-    ...     done = distill(teacher, [path], [path], Path(folder, "run"), plan=Plan(steps=2, batch_size=2), crop=16,
-    ...                    config=KBStyleConfig(widths=(2, 3, 4)))
-    >>> done.steps, len(done.report.rows), done.student.config.widths
+    ...     done = distill(teacher, [path], [path], Path(folder, "run"), recipe=skd.Recipe(steps=2),
+    ...                    batch_size=2, crop=16, config=KBStyleConfig(widths=(2, 3, 4)))
+    >>> done.run.steps, len(done.report.rows), done.student.config.widths
     (2, 19, (2, 3, 4))
     """
-    samples = StylePairs(contents, styles, crop=crop, length=plan.steps * plan.batch_size, seed=seed)
+    samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers)
     # Calibration pictures of the same kind, and never the same crops.
-    calibration = StylePairs(contents, styles, crop=crop, length=CALIBRATION_BATCHES * CALIBRATION_BATCH, seed=seed + 1)
-    loader = DataLoader(calibration, batch_size=CALIBRATION_BATCH)
-    student = scratch(config, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    teacher = copy.deepcopy(teacher).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    out = writable_folder(out)
-    pairing = kbstyle_pairing(teacher)
-    spectra = skd.measure(teacher, pairing, loader)
-    method = skd.methods.SKD(
-        skd.match(pairing, kbstyle_pairing(student)), spectra, **{"output": OUTPUT_WEIGHT, **options}
+    calibration = StylePairs(contents, styles, crop=crop, length=CALIBRATION_BATCHES * batch_size, seed=recipe.seed + 1)
+    student = scratch(config, recipe.seed)
+    teacher = copy.deepcopy(teacher)
+
+    def method(plan: skd.Plan, spectra: skd.Spectra) -> skd.methods.SKD:
+        return skd.methods.SKD(plan, spectra, **{"output": OUTPUT_WEIGHT, **options})
+
+    done = skd.distill(
+        teacher,
+        DataLoader(samples, batch_size=batch_size, num_workers=workers),
+        out,
+        student=student,
+        recipe=recipe,
+        method=method,
+        pairings=(kbstyle_pairing(teacher), kbstyle_pairing(student)),
+        calibration=DataLoader(calibration, batch_size=batch_size),
+        evaluate=None if validation is None else differences(teacher, validation, crop=crop, seed=recipe.seed),
+        about=samples.about(),
     )
-    distiller = skd.Distiller(teacher, student, method)
-    skd.check(distiller, next(iter(loader)))
-    run = _OnBatch(distiller)
-    steps = fit(run, samples, plan, out, label="distil", each=run.count)
-    student.eval()
-    return Distilled(student, skd.report(distiller, loader, batches=REPORT_BATCHES), steps)
+    even_phases(student.decoder)  # the checkpoint keeps the weights as they were trained
+    return done
+
+
+def training_samples(
+    contents: Sequence[Path],
+    styles: Sequence[Path],
+    recipe: skd.Recipe,
+    *,
+    crop: int,
+    batch_size: int,
+    workers: int = 0,
+) -> StylePairs:
+    """As many pairs of crops as a process uses up: no crop is seen twice.
+
+    Raises
+    ------
+    ArgumentError, DataError
+        A number that can't be; none of the pictures can be used, which is better met here than in a loading process.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "picture.png")
+    ...     Image.radial_gradient("L").save(path)
+    ...     len(training_samples([path], [path], skd.Recipe(steps=10), crop=16, batch_size=4))
+    40
+    """
+    if batch_size < 1:
+        raise ArgumentError("pairs in a batch", got=batch_size, expected="1 or more")
+    if workers < 0:
+        raise ArgumentError("processes that load pictures", got=workers, expected="0 or more")
+    samples = StylePairs(
+        contents, styles, crop=crop, length=recipe.steps * recipe.accumulate * batch_size, seed=recipe.seed
+    )
+    samples[0]
+    return samples
 
 
 def scratch(config: KBStyleConfig, seed: int) -> KBStyle:

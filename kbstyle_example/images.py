@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from kbstyle_example.files import write_atomically
 from skd.errors import ArgumentError, DataError, FileError, NonFiniteError, ShapeError, SkdError
 
 FORMATS = {
@@ -230,15 +230,7 @@ def save_image(image: Tensor, path: str | os.PathLike[str], *, quality: int = 95
         raise ArgumentError("no format for this file", got=str(path), expected=f"an ending of {', '.join(FORMATS)}")
     encoded = io.BytesIO()
     to_pil(image).save(encoded, kind, quality=quality)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(encoded.getvalue())
-        beside.replace(target)
-    except OSError as error:
-        raise FileError("the picture can't be written", got=f"{path} ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):  # the error above is the one that tells
-            beside.unlink(missing_ok=True)
+    write_atomically(encoded.getvalue(), target, what="the picture")
 
 
 def grid(

@@ -15,6 +15,7 @@ weighted style loss and gives no formula: this one is ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ def _covariance(feature: Tensor) -> Tensor:
 
 
 class StyleTask(nn.Module):
-    """Trains a style-transfer network: its loss for a batch of (contents, styles).
+    """Trains a style-transfer network: its loss for photographs and paintings.
 
     Parameters
     ----------
@@ -129,10 +130,12 @@ class StyleTask(nn.Module):
     >>> from kbstyle_example.perceptual import VGG
     >>> perceptual = VGG("tiny", (4, 4), stages=((1, "1"), (1, "2")), content_layer="relu2_1")
     >>> task = StyleTask(KBStyle(STUDENT), perceptual, style_weights={"relu1_1": 1.0}, covariance_weights={})
-    >>> step = task((torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)))
+    >>> step = task(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16))
     >>> step.output.shape, sorted(step.losses.terms)
     (torch.Size([2, 3, 16, 16]), ['content', 'style', 'texture'])
     """
+
+    perceptual: Perceptual
 
     def __init__(
         self,
@@ -149,12 +152,19 @@ class StyleTask(nn.Module):
         self.covariance_weights = layer_weights(perceptual, covariance_weights)
         for weight in (content_weight, style_weight):
             layer_weights(perceptual, {perceptual.content_layer: weight})
-        self.network, self.perceptual = network, perceptual.freeze()
+        self.network = network
+        # No submodule: what only measures is neither trained nor kept in checkpoints. `to` moves it, see `_apply`.
+        self.__dict__["perceptual"] = perceptual.freeze()
         self.content_weight, self.style_weight = content_weight, style_weight
 
-    def forward(self, batch: tuple[Tensor, Tensor]) -> Step:
-        """Stylise a batch and weigh the result."""
-        content, style = batch
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if recurse:
+            self.perceptual._apply(fn)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def forward(self, content: Tensor, style: Tensor) -> Step:
+        """Stylise photographs after paintings, (B, 3, H, W) in 0..1 each, and weigh the result."""
         output = self.network(content, style)
         return Step(output, self.losses(output, content, style))
 

@@ -71,7 +71,7 @@ class Perceptual(nn.Module):
     >>> task = StyleTask(
     ...     KBStyle(STUDENT), Mine(), style_weights={"fine": 1.0, "coarse": 0.5}, covariance_weights={"coarse": 0.1}
     ... )
-    >>> step = task((torch.rand(2, 3, 16, 24), torch.rand(2, 3, 16, 16)))
+    >>> step = task(torch.rand(2, 3, 16, 24), torch.rand(2, 3, 16, 16))
     >>> sorted(step.losses.terms)
     ['content', 'style', 'texture']
     """

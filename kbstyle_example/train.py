@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from kbstyle_example.data import StylePairs
-from kbstyle_example.distill import PLAN, scratch
-from kbstyle_example.loop import Plan, fit
+import skd
+from kbstyle_example.distill import RECIPE, scratch, training_samples
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.networks import TEACHER, KBStyle, KBStyleConfig, even_phases
 from kbstyle_example.perceptual import Perceptual
-from kbstyle_example.weights_file import writable_folder
-from skd import Step
+from kbstyle_example.validation import Folders, style_losses
 
 
-class _OnBatch(nn.Module):
-    """Brings a batch into the memory format that convolutions are fastest in."""
+class Trained(NamedTuple):
+    """A trained network, in eval mode, and what the training did."""
 
-    def __init__(self, task: StyleTask) -> None:
-        super().__init__()
-        self.task = task
-
-    def forward(self, batch: Sequence[Tensor]) -> Step:
-        content, style = (x.to(memory_format=torch.channels_last) for x in batch)
-        step: Step = self.task((content, style))
-        return step
+    network: KBStyle
+    run: skd.Run
 
 
 def train(
@@ -38,13 +29,15 @@ def train(
     perceptual: Perceptual,
     out: str | Path,
     *,
-    plan: Plan = PLAN,
+    recipe: skd.Recipe = RECIPE,
     config: KBStyleConfig = TEACHER,
     crop: int = 160,
-    seed: int = 0,
+    batch_size: int = 4,
+    workers: int = 1,
+    validation: Folders | None = None,
     **options: Any,
-) -> tuple[KBStyle, int]:
-    """Train a network from scratch; returns it in eval mode, and the number of steps.
+) -> Trained:
+    """Train a network from scratch.
 
     Parameters
     ----------
@@ -53,13 +46,18 @@ def train(
     perceptual : Perceptual
         See `load_perceptual`. It is frozen.
     out : path
-        Folder for checkpoint and log; a run found there goes on.
-    plan : Plan
+        Folder for checkpoints and log; a run found there goes on.
+    recipe : skd.Recipe
+        Its seed is also that of the first weights and of the crops.
     config : KBStyleConfig
     crop : int
         Side of the training crops in pixels.
-    seed : int
-        Of the first weights and of the crops.
+    batch_size : int
+        Pairs in a batch.
+    workers : int
+        Processes that load pictures; 0 loads in this one.
+    validation : (sequence of Path, sequence of Path), optional
+        Photographs and paintings to evaluate on, as often as the recipe says.
     **options
         Of `StyleTask`: weights.
 
@@ -70,7 +68,7 @@ def train(
     DataError
         No picture can be used.
     FileError
-        The folder can't be written into, or the checkpoint there is another network's or damaged.
+        The folder can't be written into, or the checkpoints there are another run's or damaged.
     NonFiniteError
         The training diverged; the checkpoint before it is kept.
 
@@ -83,16 +81,25 @@ def train(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "picture.png")
     ...     Image.radial_gradient("L").save(path)
-    ...     network, steps = train([path], [path], tiny, Path(folder, "run"), plan=Plan(steps=2, batch_size=1), crop=16,
-    ...                            style_weights={"relu1_1": 1.0}, covariance_weights={})
-    ...     steps, sorted(file.name for file in Path(folder, "run").iterdir())
-    (2, ['checkpoint.pt', 'log.jsonl'])
+    ...     done = train([path], [path], tiny, Path(folder, "run"), recipe=skd.Recipe(steps=2), batch_size=1, crop=16,
+    ...                  style_weights={"relu1_1": 1.0}, covariance_weights={})
+    >>> done.run.steps, done.network.config == TEACHER
+    (2, True)
     """
-    samples = StylePairs(contents, styles, crop=crop, length=plan.steps * plan.batch_size, seed=seed)
-    samples[0]  # pictures of which none can be used are better met here than in a process that loads data
-    network = scratch(config, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    perceptual = perceptual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = StyleTask(network, perceptual, **options)
-    steps = fit(_OnBatch(task), samples, plan, writable_folder(out), label="train")
-    even_phases(network.decoder)  # the checkpoint keeps the weights as they were trained
-    return network.eval(), steps
+    samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers)
+    task = StyleTask(scratch(config, recipe.seed), perceptual, **options)
+    run = skd.fit(
+        task,
+        DataLoader(samples, batch_size=batch_size, num_workers=workers),
+        out,
+        recipe=recipe,
+        product=task.network,
+        evaluate=None if validation is None else style_losses(task, validation, crop=crop, seed=recipe.seed),
+        about={
+            **samples.about(),
+            "perceptual": perceptual.sha256,
+            "weights": f"{task.content_weight} {task.style_weight} {task.style_weights} {task.covariance_weights}",
+        },
+    )
+    even_phases(task.network.decoder)  # the checkpoint keeps the weights as they were trained
+    return Trained(task.network.eval(), run)

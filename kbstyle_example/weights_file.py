@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from kbstyle_example.files import write_atomically
 from kbstyle_example.networks import KBStyle, KBStyleConfig
 from skd.errors import FileError, closest
 
@@ -78,17 +79,8 @@ def save_weights(network: KBStyle, path: str | os.PathLike[str], *, about: Mappi
     ...     save_weights(KBStyle(STUDENT), path, about={"seed": "0"}) == path.stat().st_size
     True
     """
-    path = Path(path)
     content = encoded(network, about=about)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            beside.write_bytes(content)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError("the weights can't be written", got=f"{path} ({error.strerror or error})") from error
+    write_atomically(content, path, what="the weights")
     return len(content)
 
 
@@ -160,28 +152,3 @@ def _find(name: str | os.PathLike[str]) -> Path:
             remedy=closest(str(name), known),
         )
     return path
-
-
-def writable_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder, made if it is missing, so that work isn't done for nothing.
-
-    Raises
-    ------
-    FileError
-        It can't be made, or nothing can be written into it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     writable_folder(Path(folder, "new", "one")).is_dir()
-    True
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError("the output folder can't be made", got=f"{folder} ({error.strerror or error})") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise FileError("nothing can be written into the output folder", got=str(folder))
-    return folder

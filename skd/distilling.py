@@ -11,10 +11,11 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from skd._code import code_of
 from skd._measuring import arguments
-from skd._training.batches import Batch, Place, batches_of, check_tensors
+from skd._training.batches import Batch, batches_of, check_tensors
 from skd._training.engine import Engine
-from skd._training.identity import code_of
+from skd._training.fetching import CALIBRATION
 from skd._training.loop import Each, Evaluate
 from skd._training.trained import modes_kept
 from skd.checking import check_unwrapped
@@ -35,7 +36,6 @@ Student = TypeVar("Student", bound=nn.Module)
 TaskLoss = Callable[[Any, Any], Tensor]
 MakeMethod = Callable[[Plan, Spectra], Method | Sequence[Transfer]]
 
-CALIBRATION = Place(2**32)  # a pass that no training comes to: other crops, another order
 CALIBRATION_BATCHES, REPORT_BATCHES = 16, 8
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from skd._code import code_of, without_addresses
 from skd.errors import ArgumentError
 from skd.schedules import Schedule
 
@@ -191,9 +192,7 @@ class Recipe:
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if "<" in repr(value):  # a function's repr holds its address
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    return repr(value)
+    return f"{without_addresses(repr(value))} {code_of(value)}"  # a function, or a schedule
 
 
 def _number(value: Any, *, above: float) -> bool:

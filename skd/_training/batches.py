@@ -6,8 +6,7 @@ numbers needn't be kept, since every batch is loaded under a seed of its own.
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,18 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from skd._code import code_of
+from skd._training.fetching import Failed, Fetch, Key, Place, loading, name_of
 from skd._training.randomness import seeded
 from skd._values import tensors
-from skd.errors import ArgumentError, DataError, ProcessError, SkdError
+from skd.errors import ArgumentError, DataError
 
 _ORDER, _LOAD = 1, 2  # so that a pass' order and its batches draw from different streams
-
-
-class Place(NamedTuple):
-    """Where the data are read: the pass over them, and the batch in it that comes next."""
-
-    epoch: int = 0
-    batch: int = 0
 
 
 class Batch(NamedTuple):
@@ -55,7 +49,8 @@ class Loaded(NamedTuple):
         """What the order and content of the batches depend on, as far as a loader says."""
         dataset, sampler = self.loader.dataset, self.loader.sampler
         return {
-            "dataset": type(dataset).__qualname__,
+            "dataset": f"{type(dataset).__qualname__} {code_of(type(dataset))}",
+            "collate_fn": code_of(self.loader.collate_fn),
             "samples": len(dataset) if hasattr(dataset, "__len__") else None,
             "sampler": type(sampler).__qualname__,
             "batch_size": self.loader.batch_size,
@@ -69,7 +64,7 @@ class Loaded(NamedTuple):
         generator = torch.Generator()
         generator.manual_seed(self.seed)  # of no account: each batch is seeded. Otherwise the global one is drawn from
         loader = DataLoader(
-            _Fetch(ours.dataset, ours.collate_fn, whole=ours.batch_sampler is None),
+            Fetch(ours.dataset, ours.collate_fn, whole=ours.batch_sampler is None),
             batch_size=None,
             sampler=_Keys(self, place),
             collate_fn=_as_it_is,
@@ -81,13 +76,13 @@ class Loaded(NamedTuple):
             generator=generator,
             prefetch_factor=ours.prefetch_factor,
         )
-        with _loading(place):
+        with loading(place):
             iterator = iter(loader)
         try:
             while True:
-                with _loading(place):
+                with loading(place):
                     loaded = next(iterator)
-                if isinstance(loaded, _Failed):
+                if isinstance(loaded, Failed):
                     raise loaded.error()
                 batch = Batch(*loaded)
                 place = batch.following
@@ -95,7 +90,7 @@ class Loaded(NamedTuple):
         finally:
             del iterator  # ends its processes now; the garbage collector, coming later, waits 5 s for each
 
-    def keys(self, place: Place) -> Iterator[_Key]:
+    def keys(self, place: Place) -> Iterator[Key]:
         """What this process loads from `place` on."""
         while True:
             order = self._order(place.epoch)
@@ -105,12 +100,12 @@ class Loaded(NamedTuple):
                 k = (number * self.processes + self.rank) % len(order)
                 here = Place(place.epoch, number)
                 after = Place(place.epoch, number + 1) if number + 1 < rounds else Place(place.epoch + 1)
-                yield _Key(here, after, order[k], (self.seed, _LOAD, place.epoch, k))
+                yield Key(here, after, order[k], (self.seed, _LOAD, place.epoch, k))
             place = Place(place.epoch + 1)
 
     def _order(self, epoch: int) -> list[Any]:
         """The pass' batches as lists of indices, the same in every process."""
-        sampler: Iterable[Any] = self.loader.batch_sampler or self.loader.sampler
+        sampler: Iterable[Any] = self.loader.sampler if self.loader.batch_sampler is None else self.loader.batch_sampler
         sources: list[Any] = [sampler, getattr(sampler, "sampler", None)]
         for source in sources:
             if hasattr(source, "set_epoch"):
@@ -146,8 +141,9 @@ class Streamed(NamedTuple):
 
     def read(self, place: Place) -> Iterator[Batch | PassOver]:
         """From `place` on, without end; a pass that ends is announced."""
+        begun = place.epoch
         while True:
-            with seeded(self.seed, _ORDER, place.epoch), _loading(place), _same_each_time([self.data]):
+            with seeded(self.seed, _ORDER, place.epoch), loading(place), _same_each_time([self.data]):
                 iterator = iter(self.data)
             for _ in islice(self._rounds(iterator, place.epoch), place.batch):
                 pass
@@ -157,9 +153,9 @@ class Streamed(NamedTuple):
                 number += 1
             if number == 0:
                 raise DataError(
-                    "the data hold no batch" if place.epoch == 0 else "the data can be read only once",
+                    "the data hold no batch" if place.epoch == begun else "the data can be read only once",
                     got="0 batches" + f" for {self.processes} processes" * (self.processes > 1)
-                    if place.epoch == 0
+                    if place.epoch == begun
                     else f"nothing in pass {place.epoch + 1}",
                     remedy="give a DataLoader or a list of batches, or train for fewer steps",
                 )
@@ -173,7 +169,7 @@ class Streamed(NamedTuple):
             mine = None
             for rank in range(self.processes):
                 k = number * self.processes + rank
-                with seeded(self.seed, _LOAD, epoch, k), _loading(Place(epoch, number)):
+                with seeded(self.seed, _LOAD, epoch, k), loading(Place(epoch, number)):
                     try:
                         value = next(iterator)
                     except StopIteration:
@@ -211,7 +207,7 @@ def check_tensors(batch: Batch) -> None:
     """Refuse a batch that holds no tensor at all."""
     if not tensors(batch.value):
         raise DataError(
-            f"{_name(batch.place)} holds no tensor",
+            f"{name_of(batch.place)} holds no tensor",
             got=_kind(batch.value),
             remedy="let the dataset or the loader's collate_fn return tensors (for texts: token numbers)",
         )
@@ -227,67 +223,12 @@ def not_finite(value: Any) -> str | None:
     return None
 
 
-class _Key(NamedTuple):
-    place: Place
-    following: Place
-    indices: Any
-    seed: tuple[int, ...]
-
-
-class _Keys(Sampler[_Key]):
+class _Keys(Sampler[Key]):
     def __init__(self, batches: Loaded, place: Place) -> None:
         self.batches, self.place = batches, place
 
-    def __iter__(self) -> Iterator[_Key]:
+    def __iter__(self) -> Iterator[Key]:
         return self.batches.keys(self.place)
-
-
-class _Fetch(Dataset[Any]):
-    """Loads a whole batch under its own seed, in whichever process that is."""
-
-    def __init__(self, dataset: Any, collate: Callable[[Any], Any], *, whole: bool) -> None:
-        self.dataset, self.collate, self.whole = dataset, collate, whole
-
-    def __getitem__(self, key: _Key) -> tuple[Any, Place, Place] | _Failed:
-        with seeded(*key.seed):
-            step = "loaded"
-            try:
-                if self.whole:
-                    samples = self.dataset[key.indices]
-                elif getattr(self.dataset, "__getitems__", None):
-                    samples = self.dataset.__getitems__(key.indices)
-                else:
-                    samples = [self.dataset[index] for index in key.indices]
-                step = "put together"
-                return self.collate(samples), key.place, key.following
-            except Exception as error:
-                return _Failed.of(error, f"{_name(key.place)} can't be {step}", key.indices)
-
-
-class _Failed(NamedTuple):
-    """An error of the data, in a form that comes through from any process with nothing lost."""
-
-    kind: type[SkdError]
-    what: str
-    details: dict[str, Any]
-    trace: str
-
-    @classmethod
-    def of(cls, error: Exception, what: str, indices: Any) -> _Failed:
-        trace = "".join(traceback.format_exception(error))
-        if isinstance(error, SkdError) and type(error).__init__ is SkdError.__init__:
-            details = {"got": error.got, "expected": error.expected, "remedy": error.remedy}
-            return cls(type(error), error.what, {k: v if v is None else str(v) for k, v in details.items()}, trace)
-        got = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        samples = indices if isinstance(indices, list) else [indices]
-        got += f" (samples {', '.join(map(str, samples[:8]))}{' …' if len(samples) > 8 else ''})"
-        remedy = "look at these samples; samples of different sizes want a collate_fn, or a crop in the dataset"
-        return cls(DataError, what, {"got": got, "remedy": remedy}, trace)
-
-    def error(self) -> SkdError:
-        made = self.kind(self.what, **self.details)
-        made.add_note(f"The error of the data:\n{self.trace}")
-        return made
 
 
 @contextmanager
@@ -304,31 +245,8 @@ def _same_each_time(sources: Sequence[Any]) -> Iterator[None]:
             g.set_state(was)
 
 
-class _loading:
-    """Errors of a loader say which batch; a loading process that died is told as such."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, (SkdError, StopIteration)):
-            return
-        text = str(error).strip().partition("\n")[0]
-        if isinstance(error, RuntimeError) and ("DataLoader worker" in text or "DataLoader timed out" in text):
-            remedy = "num_workers=0 shows its error, if it has one; training goes on from the last checkpoint"
-            raise ProcessError("a process that loads data died or is stuck", got=text, remedy=remedy) from error
-        raise DataError(f"{_name(self.place)} can't be loaded", got=f"{type(error).__name__}: {text}") from error
-
-
 def _as_it_is(value: Any) -> Any:
     return value
-
-
-def _name(place: Place) -> str:
-    return f"batch {place.batch} of pass {place.epoch + 1}"
 
 
 def _kind(value: Any) -> str:

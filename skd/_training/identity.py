@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from skd._code import code_of, without_addresses
 from skd.distiller import Distiller
-
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def identity_of(module: nn.Module) -> dict[str, Any]:
     """Plain values that tell this module and its losses from another; random first weights aren't among them."""
     found: dict[str, Any] = {
         "shapes": digest_of_text(f"{name} {tuple(p.shape)} {p.dtype}" for name, p in module.named_parameters()),
+        "layers": _layers(module),
         "code": code_of_classes(type(part) for part in module.modules()),
     }
     for name, part in module.named_modules():
@@ -33,17 +31,27 @@ def _of_distiller(distiller: Distiller) -> dict[str, Any]:
     rows = {}
     for row in distiller.transfers:
         weight = row.weight if isinstance(row.weight, (int, float)) else _schedule(row.weight)
-        said = _ADDRESS.sub("", str(row))
+        said = without_addresses(str(row))
         rows[row.name] = f"{said} | {weight} | {code_of(row.distance)} | {code_of(row.knowledge)}"
     teachers = {
-        name: {"weights": digest_of_tensors(t.state_dict()), "code": code_of_classes(type(m) for m in t.modules())}
+        name: {
+            "weights": digest_of_tensors(t.state_dict()),
+            "layers": _layers(t),
+            "code": code_of_classes(type(m) for m in t.modules()),
+        }
         for name, t in distiller.teachers.items()
     }
     return {"rows": rows, "stages": [repr(stage) for stage in distiller.stages], "teachers": teachers}
 
 
+def _layers(module: nn.Module) -> str:
+    """A digest of what every layer says of itself: its type, a dropout's share, a convolution's stride."""
+    said = ((name, type(part).__qualname__, part.extra_repr()) for name, part in module.named_modules())
+    return digest_of_text(without_addresses(" ".join(words)) for words in said)
+
+
 def _schedule(schedule: Any) -> str:
-    return f"{_ADDRESS.sub('', repr(schedule))} {code_of(schedule)}"
+    return f"{without_addresses(repr(schedule))} {code_of(schedule)}"
 
 
 def digest_of_tensors(tensors: dict[str, Any]) -> str:
@@ -68,42 +76,3 @@ def code_of_classes(kinds: Iterable[type]) -> dict[str, str]:
         if not kind.__module__.startswith("torch."):  # by name alone: a script's module is __main__ at times
             found.setdefault(kind.__qualname__, set()).add(code_of(kind))
     return {name: " ".join(sorted(codes)) for name, codes in sorted(found.items())}
-
-
-def code_of(thing: Any) -> str:
-    """A digest of the code of a function, of a class' own methods, or of what a partial or an object calls."""
-    found = hashlib.sha256()
-    for function in _functions(thing):
-        for text in _words(function.__code__, function.__doc__):
-            found.update(text.encode())
-        found.update(repr([d for d in function.__defaults__ or () if isinstance(d, (int, float, str))]).encode())
-    return found.hexdigest()[:12]
-
-
-def _functions(thing: Any) -> Iterator[types.FunctionType]:
-    if isinstance(thing, types.FunctionType):
-        yield thing
-    elif isinstance(thing, types.MethodType):
-        yield from _functions(thing.__func__)
-    elif isinstance(thing, type):
-        for _, member in sorted(vars(thing).items()):
-            inner: Callable[..., Any] | None = getattr(member, "__func__", None) or getattr(member, "fget", None)
-            if isinstance(member, types.FunctionType) or inner is not None:
-                yield from _functions(inner or member)
-    elif hasattr(thing, "func"):
-        yield from _functions(thing.func)
-    elif not isinstance(thing, types.BuiltinFunctionType):
-        yield from _functions(type(thing))
-
-
-def _words(code: types.CodeType, doc: str | None) -> Iterator[str]:
-    yield code.co_code.hex()
-    yield " ".join(code.co_names)
-    first, *others = code.co_consts or (None,)
-    for constant in others if first is None or first == doc else code.co_consts:  # a docstring, or its absence
-        if isinstance(constant, types.CodeType):
-            yield from _words(constant, None)
-        elif isinstance(constant, frozenset):
-            yield repr(sorted(constant, key=repr))  # its own order changes from process to process
-        else:
-            yield repr(constant)

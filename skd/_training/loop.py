@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skd._code import code_of
 from skd._measuring import arguments
-from skd._training.batches import Batch, Batches, PassOver, Place, check_tensors, not_finite
+from skd._training.batches import Batch, Batches, PassOver, check_tensors, not_finite
 from skd._training.checkpoints import Store, locked, save_atomically
 from skd._training.engine import FAILED, OVER, READY, Engine
-from skd._training.identity import code_of, identity_of
+from skd._training.fetching import Place
+from skd._training.identity import identity_of
 from skd._training.randomness import put_back, seed_all, state, undisturbed
 from skd._training.records import Records
 from skd._training.trained import Average, averaged, distillers, modes_kept, trainable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from kbstyle_example.data import LARGEST_UPSCALE, Pictures, Split, StylePairs, list_pictures, of_split, split
+from kbstyle_example.data import (
+    LARGEST_UPSCALE,
+    Pictures,
+    Split,
+    StylePairs,
+    digest_of_names,
+    list_pictures,
+    of_split,
+    split,
+)
 from skd.errors import ArgumentError, DataError
 
 # --- the split -------------------------------------------------------------------------------------------------------
@@ -216,6 +226,27 @@ def test_skipped_files_do_not_make_samples_depend_on_the_order(good: list[Path],
 def test_other_seeds_give_other_samples(good: list[Path]) -> None:
     one, other = (StylePairs(good, good, crop=16, length=6, seed=seed) for seed in (0, 1))
     assert not any(equal(one[index], other[index]) for index in range(6))
+
+
+def test_a_digest_of_names() -> None:
+    names = ["b.png", "ä.jpg", os.fsdecode(b"\xff.png")]
+    wanted = hashlib.sha256(b"b.png\n\xc3\xa4.jpg\n\xff.png").hexdigest()[:16]
+    assert digest_of_names([Path("folder", name) for name in names]) == f"3 files {wanted}"
+    assert digest_of_names([Path(name) for name in names]) == f"3 files {wanted}"  # wherever they lie
+    assert digest_of_names([Path(name) for name in reversed(names)]) != f"3 files {wanted}"  # samples follow the order
+    assert digest_of_names([]).startswith("0 files ")
+
+
+def test_what_samples_depend_on(good: list[Path]) -> None:
+    usual: dict[str, Any] = {"contents": good, "styles": good, "crop": 16, "length": 4, "seed": 1, "smallest_zoom": 0.5}
+    about = StylePairs(**usual).about()
+    assert StylePairs(**usual | {"length": 9}).about() == about  # more of the same
+    changes = {
+        "contents": good[:1], "styles": good[::-1], "crop": 24, "seed": 2, "smallest_zoom": 0.25,
+    }  # fmt: skip
+    for name, value in changes.items():
+        other = StylePairs(**usual | {name: value}).about()
+        assert {key for key in about if about[key] != other[key]} == {"pairs_seed" if name == "seed" else name}
 
 
 def test_indices_end(good: list[Path]) -> None:

@@ -14,9 +14,8 @@ import torch
 
 import skd
 from kbstyle_example import STUDENT, KBStyle, KBStyleConfig, demo
-from kbstyle_example import distill as distilling
 from kbstyle_example.demo import FILES, SAMPLES, SHOWN, STYLE_SIDE, compare, loss_curve, run_demo
-from kbstyle_example.distill import Distilled, scratch
+from kbstyle_example.distill import scratch
 from kbstyle_example.images import load_image
 from kbstyle_example.stylize import render, style_tensor
 from kbstyle_example.weights_file import BUDGET, about, encoded, load_weights, save_weights
@@ -34,7 +33,6 @@ def teacher() -> KBStyle:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distilling, "CALIBRATION_BATCHES", 2)
     monkeypatch.setattr(demo, "HEIGHT", HEIGHT)
 
 
@@ -46,14 +44,15 @@ def done(
     said: list[str] = []
     seen: dict[str, Any] = {}
 
-    def spy(network: KBStyle, contents: list[Path], styles: list[Path], out: Path, **options: Any) -> Distilled:
+    def spy(
+        network: KBStyle, contents: list[Path], styles: list[Path], out: Path, **options: Any
+    ) -> skd.Distilled[KBStyle]:
         result = original(network, contents, styles, out, **options)
         seen.update(teacher=network, contents=contents, styles=styles, out=out, **options)
         return result
 
     original = demo.distill
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distilling, "CALIBRATION_BATCHES", 2)
         patch.setattr(demo, "HEIGHT", HEIGHT)
         patch.setattr(demo, "distill", spy)
         out = tmp_path_factory.mktemp("demo") / "new" / "folder"
@@ -98,11 +97,11 @@ def test_report_and_log(done: Done) -> None:
 def test_the_student_starts_from_scratch(done: Done, teacher: KBStyle, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: dict[str, dict[str, torch.Tensor]] = {}
 
-    def before_training(module: Any, *_: Any, **__: Any) -> int:
-        begun["student"] = {n: p.clone() for n, p in module.distiller.student.state_dict().items()}
+    def before_training(*_: Any, student: KBStyle, **__: Any) -> None:
+        begun["student"] = {n: p.clone() for n, p in student.state_dict().items()}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(distilling, "fit", before_training)
+    monkeypatch.setattr(skd, "distill", before_training)
     with pytest.raises(KeyboardInterrupt):
         run_demo(done[0].files["student"].parent.parent / "other", **TINY, seed=3, teacher=teacher, say=lambda _: None)
     torch.manual_seed(3)  # nothing but the seed: so nothing of the teacher
@@ -129,8 +128,8 @@ def test_shown_pictures_are_never_distilled_on(done: Done) -> None:
 
 def test_plan_and_seed_reach_the_training(done: Done, teacher: KBStyle) -> None:
     seen = done[2]
-    assert (seen["plan"].steps, seen["plan"].seconds, seen["plan"].batch_size) == (2, 60, 2)
-    assert (seen["crop"], seen["seed"], seen["teacher"]) == (32, 3, teacher)
+    assert (seen["recipe"].steps, seen["recipe"].seconds, seen["recipe"].seed) == (2, 60, 3)
+    assert (seen["crop"], seen["batch_size"], seen["teacher"]) == (32, 2, teacher)
     assert seen["out"].parent == done[0].files["log"].parent
     assert not seen["out"].exists()
 
@@ -189,7 +188,9 @@ def test_the_sizes_said_are_the_files(
     monkeypatch.setattr(demo, "grid", grid)
     (tmp_path / "log.jsonl").touch()
     report = skd.Report.load(outcome.files["report_json"])
-    again = demo._write(tmp_path, teacher, scratch(STUDENT, 3), Distilled(outcome.student, report, 2), 3, 0.0)
+    finished = skd.Run(tmp_path, steps=2, seconds=0.0, ended="seconds", best=None, evaluation=None)
+    distilled = skd.Distilled(outcome.student, report, finished)
+    again = demo._write(tmp_path, teacher, scratch(STUDENT, 3), distilled, 3, 0.0)
     assert captions == [
         "photograph", "painting", f"teacher, {again.teacher_bytes / 1024:.0f} KB",
         "student before", f"student after, {again.student_bytes / 1024:.0f} KB",
@@ -261,11 +262,11 @@ def test_a_demo_that_is_stopped_leaves_the_one_before(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps of a training plan; got 0"),
-        ({"seconds": 0}, "seconds of a training plan; got 0"),
-        ({"seconds": -1.0}, "seconds of a training plan"),
-        ({"seconds": float("nan")}, "seconds of a training plan"),
-        ({"batch_size": 0}, "batch_size of a training plan; got 0"),
+        ({"steps": 0}, "steps of a recipe; got 0"),
+        ({"seconds": 0}, "seconds of a recipe; got 0"),
+        ({"seconds": -1.0}, "seconds of a recipe"),
+        ({"seconds": float("nan")}, "seconds of a recipe"),
+        ({"batch_size": 0}, "pairs in a batch; got 0"),
         ({"crop": 20}, "side of the crops; got 20"),
         ({"seed": -1}, "seed"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from PIL import Image
 
 import skd
 from kbstyle_example import STUDENT, TEACHER, KBStyle, KBStyleConfig, distill
-from kbstyle_example.distill import Distilled, kbstyle_pairing, scratch
-from kbstyle_example.loop import CHECKPOINT, LOG, Plan
+from kbstyle_example.data import StylePairs
+from kbstyle_example.distill import kbstyle_pairing, scratch, training_samples
+from kbstyle_example.networks import even_phases
+from kbstyle_example.validation import differences
 from skd.errors import ArgumentError, DataError, FileError, SkdError
 
 BLOCKS = {"fine_blocks": 1, "content_blocks": 1, "style_blocks": 1}
@@ -28,13 +31,7 @@ TERMS = [
     ),
     "output",
 ]
-SHORT = Plan(steps=3, batch_size=2, warmup=1, log_every=1)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kbstyle_example.distill.CALIBRATION_BATCHES", 2)
-    monkeypatch.setattr("kbstyle_example.distill.REPORT_BATCHES", 1)
+SHORT = skd.Recipe(steps=3, warmup=1, log_every=1, channels_last=True)
 
 
 @pytest.fixture
@@ -53,13 +50,15 @@ def teacher() -> KBStyle:
     return scratch(WIDE, seed=7)
 
 
-def run(teacher: KBStyle, pictures: list[Path], out: Path, plan: Plan = SHORT, **options: Any) -> Distilled:
-    options = {"config": NARROW, "crop": 24, **options}
-    return distill.distill(teacher, pictures[:2], pictures[1:], out, plan=plan, **options)
+def run(
+    teacher: KBStyle, pictures: list[Path], out: Path, recipe: skd.Recipe = SHORT, **options: Any
+) -> skd.Distilled[KBStyle]:
+    options = {"config": NARROW, "crop": 24, "batch_size": 2, "workers": 0, **options}
+    return distill.distill(teacher, pictures[:2], pictures[1:], out, recipe=recipe, **options)
 
 
 def log(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def equal(first: KBStyle, second: KBStyle) -> bool:
@@ -101,7 +100,7 @@ def test_the_terms_are_those_of_skd(teacher: KBStyle, pictures: list[Path], tmp_
     done = run(teacher, pictures, tmp_path / "run")
     assert [row.name for row in done.report.rows] == TERMS
     assert [name for name in log(tmp_path / "run")[0] if name in TERMS] == TERMS
-    assert done.steps == 3
+    assert (done.run.steps, done.run.ended) == (3, "steps")
     assert done.student.config == NARROW
     assert not done.student.training
     count = [sum(p.numel() for p in net.parameters()) for net in (teacher, done.student)]
@@ -110,9 +109,9 @@ def test_the_terms_are_those_of_skd(teacher: KBStyle, pictures: list[Path], tmp_
 
 def test_the_output_counts_as_stated(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
     student = scratch(NARROW, seed=0)
-    run(teacher, pictures, tmp_path / "run", Plan(steps=1, batch_size=2, log_every=1))
+    run(teacher, pictures, tmp_path / "run", skd.Recipe(steps=1, log_every=1))
     content, style = zip(
-        *(distill.StylePairs(pictures[:2], pictures[1:], crop=24, length=2, seed=0)[i] for i in (0, 1)), strict=True
+        *(StylePairs(pictures[:2], pictures[1:], crop=24, length=2, seed=0)[i] for i in (0, 1)), strict=True
     )
     with torch.no_grad():
         wanted, found = (net(torch.stack(content), torch.stack(style)) for net in (teacher, student))
@@ -130,10 +129,10 @@ def test_options_reach_skd(teacher: KBStyle, pictures: list[Path], tmp_path: Pat
 
 
 def test_the_student_learns(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
-    plan = Plan(steps=30, batch_size=2, learning_rate=2e-2, warmup=5)
-    before = run(teacher, pictures, tmp_path / "before", Plan(steps=1, batch_size=1, learning_rate=1e-12))
+    recipe = skd.Recipe(steps=30, learning_rate=2e-2, warmup=5)
+    before = run(teacher, pictures, tmp_path / "before", skd.Recipe(steps=1, learning_rate=1e-12))
     assert torch.allclose(before.student.decoder.up1.weight, scratch(NARROW, 0).decoder.up1.weight)
-    after = run(teacher, pictures, tmp_path / "after", plan)
+    after = run(teacher, pictures, tmp_path / "after", recipe)
     first, last = ({row.name: row.loss for row in done.report.rows} for done in (before, after))
     assert last["output"] < 0.5 * first["output"]
     assert sum(last.values()) < 0.8 * sum(first.values())
@@ -160,10 +159,11 @@ def test_the_teacher_stays_as_it_is(teacher: KBStyle, pictures: list[Path], tmp_
 
 
 def test_the_same_seed_gives_the_same_student(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
-    first = run(teacher, pictures, tmp_path / "a", seed=1)
+    first, second = (replace(SHORT, seed=seed) for seed in (1, 2))
+    done = run(teacher, pictures, tmp_path / "a", first)
     torch.rand(100)  # what the caller drew makes no difference
-    assert equal(first.student, run(teacher, pictures, tmp_path / "b", seed=1).student)
-    assert not equal(first.student, run(teacher, pictures, tmp_path / "c", seed=2).student)
+    assert equal(done.student, run(teacher, pictures, tmp_path / "b", first).student)
+    assert not equal(done.student, run(teacher, pictures, tmp_path / "c", second).student)
 
 
 class Rising:
@@ -180,16 +180,16 @@ class Rising:
 
 
 def test_a_run_goes_on_with_its_schedules(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
-    plan = Plan(steps=6, batch_size=2, warmup=2, save_every=2, log_every=1)
-    whole = run(teacher, pictures, tmp_path / "whole", plan, output=Rising())
+    recipe = skd.Recipe(steps=6, warmup=2, save_every=2, log_every=1)
+    whole = run(teacher, pictures, tmp_path / "whole", recipe, output=Rising())
     with pytest.raises(KeyboardInterrupt):
-        run(teacher, pictures, tmp_path / "parts", plan, output=Rising(stop=5))
-    assert torch.load(tmp_path / "parts" / CHECKPOINT, weights_only=True)["step"] == 4
+        run(teacher, pictures, tmp_path / "parts", recipe, output=Rising(stop=5))
+    assert max(path.name for path in tmp_path.glob("parts/checkpoints/*")) == "step-000000004.pt"
     again = Rising()
-    parts = run(teacher, pictures, tmp_path / "parts", plan, output=again)
+    parts = run(teacher, pictures, tmp_path / "parts", recipe, output=again)
     assert 5 in again.seen
     assert not {1, 2, 3} & again.seen
-    assert parts.steps == whole.steps == 6
+    assert parts.run.steps == whole.run.steps == 6
     assert equal(parts.student, whole.student)
     times = ("seconds",)
     a, b = (
@@ -200,7 +200,8 @@ def test_a_run_goes_on_with_its_schedules(teacher: KBStyle, pictures: list[Path]
 
 def test_a_finished_run_is_read_again(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
     first, again = (run(teacher, pictures, tmp_path / "run") for _ in range(2))
-    assert again.steps == first.steps
+    assert again.run.steps == first.run.steps
+    assert [row.loss for row in again.report.rows] == [row.loss for row in first.report.rows]
     assert equal(first.student, again.student)
     assert len(log(tmp_path / "run")) == 3
 
@@ -223,6 +224,64 @@ def test_seeds_that_cant_be(seed: int) -> None:
         scratch(NARROW, seed)
 
 
+# --- what is kept, and looked at -------------------------------------------------------------------------------------
+
+
+def test_the_teacher_is_not_in_the_checkpoints(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    done = run(teacher, pictures, tmp_path / "run")
+    kept = torch.load(done.run.checkpoints / "step-000000003.pt", weights_only=True)["module"]
+    assert {name for name in kept if "teacher" in name} == set()
+    values = {id(value): value for value in kept.values()}.values()
+    for name, weight in teacher.state_dict().items():
+        assert not any(v.shape == weight.shape and weight.numel() > 1 and torch.equal(v, weight) for v in values), name
+
+
+def test_phases_are_evened_in_what_is_returned(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    done = run(teacher, pictures, tmp_path / "run", replace(SHORT, learning_rate=0.05))
+    expected = KBStyle(NARROW)
+    expected.load_state_dict(torch.load(done.run.last_weights, weights_only=True))
+    assert not equal(expected, done.student)
+    even_phases(expected.decoder)
+    for (name, a), b in zip(expected.state_dict().items(), done.student.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)  # sums in another memory format
+
+
+def test_validation_pictures_are_looked_at(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    recipe, validation = replace(SHORT, evaluate_every=2), (pictures[2:], pictures[2:])
+    done = run(teacher, pictures, tmp_path / "run", recipe, validation=validation)
+    lines = [line for line in log(tmp_path / "run") if "evaluation/difference" in line]
+    assert [line["step"] for line in lines] == [2, 3]
+    trained = KBStyle(NARROW)
+    trained.load_state_dict(torch.load(done.run.last_weights, weights_only=True))
+    expected = differences(teacher, validation, crop=24, seed=0)(trained)
+    assert done.run.evaluation == pytest.approx(expected, rel=1e-4)
+    assert equal(done.student, run(teacher, pictures, tmp_path / "plain", recipe).student)  # looking changes nothing
+
+
+def test_calibration_never_sees_the_crops_that_are_trained_on(
+    teacher: KBStyle, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, set[bytes]] = {}
+    original = StylePairs.__getitem__
+
+    def spy(self: StylePairs, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pair = original(self, index)
+        seen.setdefault(self.seed, set()).add(pair[0].numpy().tobytes())
+        return pair
+
+    monkeypatch.setattr(StylePairs, "__getitem__", spy)
+    run(teacher, pictures, tmp_path / "run", replace(SHORT, seed=4))
+    assert set(seen) == {4, 5}
+    assert (len(seen[4]), len(seen[5])) == (6, 4)  # 3 steps of 2, and 2 batches of 2
+    assert not seen[4] & seen[5]
+
+
+def test_samples_for_each_step(pictures: list[Path]) -> None:
+    recipe = skd.Recipe(steps=7, accumulate=3, seed=9)
+    samples = training_samples(pictures, pictures, recipe, crop=16, batch_size=2)
+    assert (len(samples), samples.seed, samples.crop) == (42, 9, 16)
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -231,21 +290,32 @@ def test_mistakes_leave_nothing(teacher: KBStyle, pictures: list[Path], tmp_path
     for crop in (20, 8, 0, -16):
         with pytest.raises(ArgumentError, match=f"side of the crops; got {crop}; expected a multiple of 8 from 16 up"):
             run(teacher, pictures, out, crop=crop)
-    with pytest.raises(ArgumentError, match="seed"):
-        run(teacher, pictures, out, seed=-1)
+    with pytest.raises(ArgumentError, match="pairs in a batch; got 0; expected 1 or more"):
+        run(teacher, pictures, out, batch_size=0)
+    with pytest.raises(ArgumentError, match="processes that load pictures; got -1; expected 0 or more"):
+        run(teacher, pictures, out, workers=-1)
     with pytest.raises(DataError, match="no pictures"):
-        distill.distill(teacher, [], pictures, out, plan=SHORT, config=NARROW)
-    assert not out.exists()
+        distill.distill(teacher, [], pictures, out, recipe=SHORT, config=NARROW)
     with pytest.raises(DataError, match=r"none of the pictures can be used.*too small for this crop"):
         run(teacher, pictures, out, crop=128)
+    (tmp_path / "broken.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"none of the pictures can be used.*broken\.png"):  # and not at its end
+        run(teacher, pictures, out, validation=(pictures, [tmp_path / "broken.png"]))
     with pytest.raises(SkdError, match=r"7"):
         run(teacher, pictures, out, config=KBStyleConfig((7, 8, 10), **BLOCKS))
-    assert not list(out.iterdir())
+    assert not out.exists()
 
 
 def test_outputs_that_cant_be(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="the output folder can't be made"):
+    with pytest.raises(FileError, match="the output folder can't be written into"):
         run(teacher, pictures, pictures[0])
     run(teacher, pictures, tmp_path / "run")
-    with pytest.raises(FileError, match="belongs to another network"):
-        run(teacher, pictures, tmp_path / "run", config=KBStyleConfig((3, 4, 6), **BLOCKS))
+    for options, message in (
+        ({"config": KBStyleConfig((3, 4, 6), **BLOCKS)}, r"module\.shapes"),
+        ({"output": 1.0}, r"distiller\.rows\.output"),
+        ({"crop": 16}, r"about\.crop: 24 there, 16 here"),
+    ):
+        with pytest.raises(FileError, match=rf"it is of another run .*{message}.*name another output folder"):
+            run(teacher, pictures, tmp_path / "run", **options)
+    with pytest.raises(FileError, match=r"it is of another run .*teachers.*weights"):
+        run(scratch(WIDE, seed=8), pictures, tmp_path / "run")

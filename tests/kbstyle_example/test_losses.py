@@ -188,7 +188,7 @@ def pictures() -> tuple[Tensor, Tensor]:
 def test_terms_by_hand() -> None:
     trainer = task(content_weight=3.0, style_weight=7.0)
     content, style = pictures()
-    step = trainer((content, style))
+    step = trainer(content, style)
     torch.testing.assert_close(step.output, trainer.network(content, style))
     found, wanted, painted = (trainer.perceptual(picture) for picture in (step.output, content, style))
     expected = {
@@ -206,17 +206,17 @@ def test_terms_by_hand() -> None:
 
 def test_layers_of_weight_zero_dont_count() -> None:
     trainer = task(style_weights={"fine": 0.0}, covariance_weights={})
-    terms = trainer(pictures()).losses.terms
+    terms = trainer(*pictures()).losses.terms
     assert terms["style"].item() == terms["texture"].item() == 0
     assert terms["content"].item() > 0
-    assert task(content_weight=0.0)(pictures()).losses.terms["content"].item() == 0
+    assert task(content_weight=0.0)(*pictures()).losses.terms["content"].item() == 0
 
 
 def test_one_painting_for_a_batch() -> None:
     trainer = task()
     content, style = pictures()
-    alone = trainer((content, style[:1])).losses.terms
-    repeated = trainer((content, style[:1].repeat(2, 1, 1, 1))).losses.terms
+    alone = trainer(content, style[:1]).losses.terms
+    repeated = trainer(content, style[:1].repeat(2, 1, 1, 1)).losses.terms
     for name, term in repeated.items():
         torch.testing.assert_close(alone[name], term)
 
@@ -224,7 +224,7 @@ def test_one_painting_for_a_batch() -> None:
 def test_gradients_reach_the_network_alone() -> None:
     trainer = task()
     content, style = pictures()
-    trainer((content, style)).losses.total.backward()
+    trainer(content, style).losses.total.backward()
     assert all(p.grad is None for p in trainer.perceptual.parameters())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trainer.network.parameters())
     assert all(p.grad.any() for p in trainer.network.parameters() if p.grad is not None and p.dim() > 1)
@@ -267,12 +267,28 @@ def test_the_perceptual_network_stays_frozen_while_the_task_trains() -> None:
     assert all(p.requires_grad for p in trainer.network.parameters())
 
 
+def test_the_perceptual_network_is_measured_with_and_not_kept() -> None:
+    trainer = task()
+    assert set(trainer.state_dict()) == {f"network.{name}" for name in trainer.network.state_dict()}
+    assert {id(p) for p in trainer.parameters()} == {id(p) for p in trainer.network.parameters()}
+    assert not any(isinstance(module, Perceptual) for module in trainer.modules())
+
+
+def test_the_perceptual_network_goes_where_the_task_goes() -> None:
+    trainer = task().double()
+    content, style = (picture.double() for picture in pictures())
+    assert all(p.dtype == torch.float64 for p in trainer.perceptual.parameters())
+    assert trainer(content, style).losses.total.isfinite()
+    trainer.to("meta")
+    assert {p.device.type for part in (trainer.perceptual, trainer.network) for p in part.parameters()} == {"meta"}
+
+
 def test_the_default_weights_fit_vgg() -> None:
     vgg = VGG("narrow", (2, 2, 2, 2, 2), stages=VGG19_STAGES)
     trainer = StyleTask(KBStyle(TINY), vgg)
     assert trainer.style_weights == STYLE_WEIGHTS
     assert trainer.covariance_weights == COVARIANCE_WEIGHTS
-    assert trainer(pictures()).losses.total.isfinite()
+    assert trainer(*pictures()).losses.total.isfinite()
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

@@ -542,7 +542,7 @@ def test_a_network_of_ones_own_trains_a_style() -> None:
     batch = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     totals = []
     for _ in range(15):
-        loss = task(batch).losses.total
+        loss = task(*batch).losses.total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import skd
 from kbstyle_example import KBStyle, KBStyleConfig
+from kbstyle_example.data import StylePairs
 from kbstyle_example.distill import scratch
-from kbstyle_example.loop import CHECKPOINT, LOG, Plan
 from kbstyle_example.losses import StyleTask
+from kbstyle_example.networks import even_phases
 from kbstyle_example.perceptual import Perceptual
-from kbstyle_example.train import train
+from kbstyle_example.train import Trained, train
+from kbstyle_example.validation import style_losses
 from skd.errors import ArgumentError, DataError, FileError
 
 TINY = KBStyleConfig(widths=(4, 5, 6), fine_blocks=1, content_blocks=1, style_blocks=0)
@@ -52,97 +56,205 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def run(pictures: list[Path], out: Path, plan: Plan, **options: Any) -> tuple[KBStyle, int]:
-    return train(pictures[:2], pictures[1:], Fake(), out, plan=plan, crop=24, **{"config": TINY, **WEIGHTS, **options})
+RECIPE = skd.Recipe(steps=2, channels_last=True)
+
+
+def run(pictures: list[Path], out: Path, recipe: skd.Recipe = RECIPE, **options: Any) -> Trained:
+    options = {"config": TINY, "crop": 24, "batch_size": 2, "workers": 0, **WEIGHTS, **options}
+    return train(pictures[:2], pictures[1:], Fake(), out, recipe=recipe, **options)
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def fixed_loss(network: KBStyle, pictures: list[Path]) -> float:
     batch = [torch.from_numpy(np.asarray(Image.open(path))[None, :24, :24] / np.float32(255)) for path in pictures[:2]]
     with torch.no_grad():
-        step = StyleTask(network, Fake(), **WEIGHTS)(tuple(x.permute(0, 3, 1, 2) for x in batch))
+        step = StyleTask(network, Fake(), **WEIGHTS)(*(x.permute(0, 3, 1, 2) for x in batch))
     return float(step.losses.total)
 
 
 def test_the_loss_goes_down(pictures: list[Path], tmp_path: Path) -> None:
-    plan = Plan(steps=50, batch_size=2, learning_rate=2e-2, warmup=5, log_every=1)
-    network, steps = run(pictures, tmp_path / "run", plan, seed=3)
-    assert steps == 50
-    assert not network.training
-    assert fixed_loss(network, pictures) < 0.7 * fixed_loss(scratch(TINY, 3), pictures)
-    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 51))
+    recipe = skd.Recipe(steps=40, learning_rate=2e-2, warmup=5, log_every=1, seed=3)
+    done = run(pictures, tmp_path / "run", recipe)
+    assert (done.run.steps, done.run.ended) == (40, "steps")
+    assert not done.network.training
+    assert fixed_loss(done.network, pictures) < 0.7 * fixed_loss(scratch(TINY, 3), pictures)
+    lines = log(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(1, 41))
     assert lines[0].keys() >= {"content", "style", "texture", "total"}
 
 
-def test_a_run_goes_on(pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan(steps=6, batch_size=2, warmup=2, save_every=2, log_every=1)
-    whole, _ = run(pictures, tmp_path / "whole", plan)
+def test_the_losses_are_those_of_the_first_batch(pictures: list[Path], tmp_path: Path) -> None:
+    run(pictures, tmp_path / "run", skd.Recipe(steps=1, log_every=1, seed=5))
+    samples = StylePairs(pictures[:2], pictures[1:], crop=24, length=2, seed=5)
+    content, style = (torch.stack(each) for each in zip(samples[0], samples[1], strict=True))
+    wanted = StyleTask(scratch(TINY, 5), Fake(), **WEIGHTS)(content, style).losses
+    found = log(tmp_path / "run")[0]
+    for name, term in wanted.terms.items():
+        assert found[name] == pytest.approx(float(term.detach()), rel=1e-4), name
+    assert found["total"] == pytest.approx(float(wanted.total.detach()), rel=1e-4)
 
+
+def test_no_crop_is_seen_twice(pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = StylePairs.__getitem__
+
+    def spy(self: StylePairs, index: int) -> tuple[Tensor, Tensor]:
+        seen.append(index)
+        return original(self, index)
+
+    monkeypatch.setattr(StylePairs, "__getitem__", spy)
+    run(pictures, tmp_path / "run", skd.Recipe(steps=3, accumulate=2))
+    assert seen[0] == 0  # read once beforehand, so that what can't be read shows
+    assert sorted(seen[1:]) == list(range(3 * 2 * 2))
+
+
+def stopped_after(steps: int) -> Any:
     calls = []
 
     def stop(self: Fake, image: Tensor) -> dict[str, Tensor]:
         calls.append(1)
-        if len(calls) > 3 * 5:  # three runs a step: content, style, result
+        if len(calls) > 3 * steps:  # three runs a step: content, style, result
             raise KeyboardInterrupt
         return original(self, image)
 
     original = Fake.forward
-    monkeypatch.setattr(Fake, "forward", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(pictures, tmp_path / "parts", plan)
-    monkeypatch.setattr(Fake, "forward", original)
-    assert torch.load(tmp_path / "parts" / CHECKPOINT, weights_only=True)["step"] == 4
-    resumed, steps = run(pictures, tmp_path / "parts", plan)
-    assert steps == 6
-    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+    return stop
+
+
+def test_a_run_goes_on(pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = skd.Recipe(steps=6, warmup=2, save_every=2, log_every=1)
+    whole = run(pictures, tmp_path / "whole", recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(Fake, "forward", stopped_after(5))
+        with pytest.raises(KeyboardInterrupt):
+            run(pictures, tmp_path / "parts", recipe)
+    assert max(path.name for path in tmp_path.glob("parts/checkpoints/*")) == "step-000000004.pt"
+    resumed = run(pictures, tmp_path / "parts", recipe)
+    assert resumed.run.steps == 6
+    for (name, a), b in zip(whole.network.state_dict().items(), resumed.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    again = run(pictures, tmp_path / "parts", recipe)  # a finished run is read
+    assert len(log(tmp_path / "parts")) == 6
+    assert all(torch.equal(a, b) for a, b in zip(again.network.parameters(), whole.network.parameters(), strict=True))
+
+
+def test_phases_are_evened_in_what_is_returned(pictures: list[Path], tmp_path: Path) -> None:
+    done = run(pictures, tmp_path / "run", skd.Recipe(steps=3, learning_rate=0.05, warmup=0))
+    expected = KBStyle(TINY)
+    expected.load_state_dict(torch.load(done.run.last_weights, weights_only=True))
+    assert not all(torch.equal(a, b) for a, b in zip(expected.parameters(), done.network.parameters(), strict=True))
+    even_phases(expected.decoder)
+    for (name, a), b in zip(expected.state_dict().items(), done.network.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
 def test_the_same_seed_gives_the_same_network(pictures: list[Path], tmp_path: Path) -> None:
-    plan = Plan(steps=2, batch_size=2)
     first, same, other = (
-        torch.cat([p.detach().flatten() for p in run(pictures, tmp_path / name, plan, seed=seed)[0].parameters()])
+        torch.cat(
+            [
+                p.detach().flatten()
+                for p in run(pictures, tmp_path / name, replace(RECIPE, seed=seed)).network.parameters()
+            ]
+        )
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
-def test_the_perceptual_network_stays(pictures: list[Path], tmp_path: Path) -> None:
+def test_one_loading_process_gives_the_same(pictures: list[Path], tmp_path: Path) -> None:
+    none, one = (run(pictures, tmp_path / str(count), workers=count).network for count in (0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(none.parameters(), one.parameters(), strict=True))
+
+
+def test_the_perceptual_network_stays_and_is_not_kept(pictures: list[Path], tmp_path: Path) -> None:
     fake = Fake()
     before = {name: value.clone() for name, value in fake.state_dict().items()}
-    train(pictures, pictures, fake, tmp_path / "run", plan=Plan(steps=2, batch_size=1), config=TINY, crop=16, **WEIGHTS)
+    options: dict[str, Any] = {"config": TINY, "crop": 16, "batch_size": 1, "workers": 0, **WEIGHTS}
+    done = train(pictures, pictures, fake, tmp_path / "run", recipe=RECIPE, **options)
     assert all(torch.equal(value, before[name]) for name, value in fake.state_dict().items())
     assert not fake.training
+    kept = torch.load(done.run.checkpoints / "step-000000002.pt", weights_only=True)
+    assert set(kept["module"]) == {f"network.{name}" for name in done.network.state_dict()}
+    assert set(torch.load(done.run.last_weights, weights_only=True)) == set(done.network.state_dict())
 
 
 def test_options_reach_the_task(pictures: list[Path], tmp_path: Path) -> None:
-    plan = Plan(steps=1, batch_size=1, log_every=1)
+    recipe = skd.Recipe(steps=1, log_every=1)
     for name, options in (("plain", {}), ("heavy", {"style_weight": 50.0, "content_weight": 0.0})):
-        run(pictures, tmp_path / name, plan, **options)
-    plain, heavy = (json.loads((tmp_path / name / LOG).read_text()) for name in ("plain", "heavy"))
+        run(pictures, tmp_path / name, recipe, **options)
+    plain, heavy = (log(tmp_path / name)[0] for name in ("plain", "heavy"))
     assert heavy["style"] == pytest.approx(10 * plain["style"])
     assert heavy["content"] == 0 < plain["content"]
 
 
+def test_validation_pictures_are_looked_at(pictures: list[Path], tmp_path: Path) -> None:
+    recipe = skd.Recipe(steps=4, evaluate_every=2, log_every=4)
+    validation = pictures[2:], pictures[2:]
+    done = run(pictures, tmp_path / "run", recipe, validation=validation)
+    lines = [line for line in log(tmp_path / "run") if "evaluation/total" in line]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert list(done.run.evaluation or {}) == ["total", "content", "style", "texture"]
+    trained = KBStyle(TINY)
+    trained.load_state_dict(torch.load(done.run.last_weights, weights_only=True))
+    task = StyleTask(trained, Fake(), **WEIGHTS)
+    expected = style_losses(task, validation, crop=24, seed=0)(trained)
+    assert done.run.evaluation == pytest.approx(expected, rel=1e-4)
+    assert done.run.best is not None
+    assert done.run.best[1] == min(line["evaluation/total"] for line in lines)
+    plain = run(pictures, tmp_path / "plain", recipe)  # looking changes nothing
+    assert plain.run.evaluation is None
+    assert all(torch.equal(a, b) for a, b in zip(plain.network.parameters(), done.network.parameters(), strict=True))
+
+
 def test_mistakes_leave_nothing(pictures: list[Path], tmp_path: Path) -> None:
-    plan, out = Plan(steps=1, batch_size=1, workers=1), tmp_path / "run"
+    out = tmp_path / "run"
     with pytest.raises(ArgumentError, match="fake has no feature 'relu1_1'"):
-        train(pictures, pictures, Fake(), out, plan=plan, config=TINY, crop=16)
-    with pytest.raises(ArgumentError, match=r"side of the crops; got 20; expected a multiple of 8"):
-        train(pictures, pictures, Fake(), out, plan=plan, config=TINY, crop=20)
+        train(pictures, pictures, Fake(), out, recipe=RECIPE, config=TINY, crop=16)
+    for options, message in (
+        ({"crop": 20}, r"side of the crops; got 20; expected a multiple of 8"),
+        ({"batch_size": 0}, r"pairs in a batch; got 0; expected 1 or more"),
+        ({"workers": -1}, r"processes that load pictures; got -1; expected 0 or more"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            run(pictures, out, **options)
     (tmp_path / "broken.png").write_text("no picture")
+    broken = [tmp_path / "broken.png"]
     with pytest.raises(DataError, match=r"none of the pictures can be used.*broken\.png"):
-        train([tmp_path / "broken.png"], pictures, Fake(), out, plan=plan, config=TINY, crop=16)
-    with pytest.raises(ArgumentError, match="seed"):
-        run(pictures, out, plan, seed=-1)
+        train(broken, pictures, Fake(), out, recipe=RECIPE, config=TINY, crop=16, **WEIGHTS)
+    with pytest.raises(DataError, match=r"none of the pictures can be used.*broken\.png"):  # and not at its end
+        run(pictures, out, validation=(pictures, broken))
     assert not out.exists()
-    with pytest.raises(FileError, match="the output folder can't be made"):
-        run(pictures, pictures[0] / "run", plan)
+    with pytest.raises(FileError, match="the output folder can't be written into"):
+        run(pictures, pictures[0] / "run")
 
 
-def test_a_run_of_another_network(pictures: list[Path], tmp_path: Path) -> None:
-    plan = Plan(steps=1, batch_size=1)
-    run(pictures, tmp_path / "run", plan)
-    with pytest.raises(FileError, match="belongs to another network"):
-        run(pictures, tmp_path / "run", plan, config=KBStyleConfig(widths=(4, 5, 7)))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": KBStyleConfig(widths=(4, 5, 7))}, "module.shapes"),
+        ({"crop": 16}, "about.crop: 24 there, 16 here"),
+        ({"style_weight": 7.0}, "about.weights"),
+        ({"recipe": replace(RECIPE, seed=1)}, "recipe.seed: 0 there, 1 here"),
+    ],
+)
+def test_another_run_is_refused(pictures: list[Path], tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    run(pictures, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if path.is_file()}
+    with pytest.raises(FileError, match=rf"it is of another run .*{message}.*name another output folder"):
+        run(pictures, tmp_path / "run", **options)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_other_pictures_or_another_perceptual_network_are_refused(pictures: list[Path], tmp_path: Path) -> None:
+    run(pictures, tmp_path / "run")
+    with pytest.raises(FileError, match=r"about\.contents: 2 files"):
+        run([*pictures[1:], pictures[0]], tmp_path / "run")
+    other = Fake()
+    other.sha256 = "ab"
+    options: dict[str, Any] = {"config": TINY, "crop": 24, "batch_size": 2, "workers": 0, **WEIGHTS}
+    with pytest.raises(FileError, match=r"about\.perceptual:  there, ab here"):
+        train(pictures[:2], pictures[1:], other, tmp_path / "run", recipe=RECIPE, **options)

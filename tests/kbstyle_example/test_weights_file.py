@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
 
 from kbstyle_example import STUDENT, TEACHER, KBStyle, KBStyleConfig, weights_file
-from kbstyle_example.weights_file import BUDGET, about, bundled, encoded, load_weights, save_weights, writable_folder
+from kbstyle_example.weights_file import BUDGET, about, bundled, encoded, load_weights, save_weights
 from skd.errors import FileError
 
 TINY = KBStyleConfig(widths=(3, 4, 5), fine_blocks=1, content_blocks=1, style_blocks=0)
@@ -225,18 +224,6 @@ def test_places_that_cant_be_written(network: KBStyle, tmp_path: Path, name: str
     with pytest.raises(FileError, match=f"the weights can't be written.*{name}"):
         save_weights(network, tmp_path / name)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_writable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert writable_folder(tmp_path / "a" / "b").is_dir()
-    assert writable_folder(str(tmp_path / "a" / "b")).is_dir()
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(FileError, match="the output folder can't be made"):
-            writable_folder(path)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # for root, nothing is read-only
-    with pytest.raises(FileError, match="nothing can be written into the output folder"):
-        writable_folder(tmp_path)
 
 
 # --- what comes with the package -------------------------------------------------------------------------------------

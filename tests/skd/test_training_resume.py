@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from skd import Losses, Recipe, Step, fit
-from skd._training import identity
+from skd._code import code_of
 from skd.errors import DataError, FileError
 
 HERE = Path(__file__).parent
@@ -282,9 +283,49 @@ def test_code_is_known_by_what_it_does_and_not_by_its_comments() -> None:
     inner = compiled("def f(x):\n    return (lambda y: y + 1)(x)")
     inner_other = compiled("def f(x):\n    return (lambda y: y + 2)(x)")
     default = compiled("def f(x, y=1):\n    return x + 1")
-    assert identity.code_of(plain) == identity.code_of(same)
-    digests = {identity.code_of(f) for f in (plain, other, inner, inner_other, default)}
+    assert code_of(plain) == code_of(same)
+    digests = {code_of(f) for f in (plain, other, inner, inner_other, default)}
     assert len(digests) == 5
+
+
+def scaled(factor: float) -> Any:
+    return lambda output, batch: factor * output.square().mean()
+
+
+def partially(output: Tensor, batch: Tensor, *, factor: float) -> Tensor:
+    return factor * output.mean()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (scaled(1.0), scaled(2.0)),
+        (functools.partial(partially, factor=1.0), functools.partial(partially, factor=2.0)),
+        (lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.SGD(p, lr=0.2)),
+    ],
+    ids=["a closed-over variable", "a partial's argument", "two lambdas"],
+)
+def test_functions_are_told_apart_by_what_they_hold(one: Any, other: Any) -> None:
+    assert code_of(one) == code_of(one)
+    assert code_of(one) != code_of(other)
+
+
+def test_layers_of_torch_are_told_apart_by_what_they_say_of_themselves(tmp_path: Path) -> None:
+    interrupted(tmp_path, 9)
+    other = Net()
+    other.drop.p = 0.4
+    with pytest.raises(FileError, match=r"module\.layers"):
+        fit(other, loader(), tmp_path, recipe=RECIPE)
+
+
+def test_another_optimizer_of_ones_own_is_refused(tmp_path: Path) -> None:
+    def recipe(rate: float) -> Recipe:
+        return replace(RECIPE, optimizer=lambda p: torch.optim.SGD(p, lr=rate))
+
+    interrupted(tmp_path, 9, recipe=recipe(0.1))
+    with pytest.raises(FileError, match=r"recipe\.optimizer"):
+        fit(Net(), loader(), tmp_path, recipe=recipe(0.2))
+    fit(Net(), loader(), tmp_path, recipe=recipe(0.1))
 
 
 # --- nothing is lost -------------------------------------------------------------------------------------------------

@@ -1,0 +1,205 @@
+"""What each command of the command line does, given its options."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from kbstyle_example.data import list_pictures, of_split
+from kbstyle_example.files import writable_folder
+from kbstyle_example.validation import Folders, pairs_to_validate
+from kbstyle_example.weights_file import load_weights, save_weights
+from skd import Recipe
+from skd.errors import ArgumentError, DataError
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Distil the bundled teacher on the bundled pictures."""
+    from kbstyle_example.demo import run_demo
+
+    run_demo(
+        options.out,
+        seconds=options.seconds,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        crop=options.crop,
+        seed=options.seed,
+    )
+
+
+def stylize(options: argparse.Namespace) -> None:
+    """Paint one photograph."""
+    from kbstyle_example.images import FORMATS, load_image, save_image
+    from kbstyle_example.stylize import stylize
+
+    if options.out.suffix.lower() not in FORMATS:  # before the work, and before a folder is made for nothing
+        raise ArgumentError("no format for this file", got=options.out, expected=f"an ending of {', '.join(FORMATS)}")
+    picture = stylize(options.content, options.style, network=options.weights, style_size=options.style_size)
+    writable_folder(options.out.parent)
+    save_image(load_image(picture), options.out)
+    print(options.out)
+
+
+def distill(options: argparse.Namespace) -> None:
+    """Distil a teacher on folders of pictures."""
+    from kbstyle_example.distill import distill
+
+    recipe = _recipe(options)
+    (contents, styles), validation = _pictures(options)
+    done = distill(
+        load_weights(options.teacher),
+        contents,
+        styles,
+        options.out,
+        recipe=recipe,
+        crop=options.crop,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        validation=validation,
+    )
+    path = options.out / "student.safetensors"
+    size = save_weights(done.student, path, about={"distilled": f"{done.run.steps} steps, seed {options.seed}"})
+    print(f"{done.report}\n{path}: {size:,} bytes")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a teacher on folders of pictures."""
+    from kbstyle_example.perceptual import load_perceptual
+    from kbstyle_example.train import train
+
+    recipe = _recipe(options)
+    (contents, styles), validation = _pictures(options)
+    perceptual = load_perceptual(options.perceptual)
+    done = train(
+        contents,
+        styles,
+        perceptual,
+        options.out,
+        recipe=recipe,
+        crop=options.crop,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        validation=validation,
+        content_weight=options.content_weight,
+        style_weight=options.style_weight,
+    )
+    path = options.out / "teacher.safetensors"
+    facts = {
+        "trained": f"{done.run.steps} steps, seed {options.seed}",
+        "perceptual": f"{perceptual.name} {perceptual.sha256}",
+    }
+    print(f"{path}: {save_weights(done.network, path, about=facts):,} bytes")
+
+
+def reproduce(options: argparse.Namespace) -> None:
+    """Everything, from folders of pictures to a model card."""
+    from kbstyle_example.perceptual import download_vgg19, load_perceptual
+    from kbstyle_example.reproduce import Options, parts_of, reproduce
+
+    standard = Options()
+    chosen = Options(
+        teacher_recipe=replace(standard.teacher_recipe, steps=options.teacher_steps, seed=options.seed),
+        student_recipe=replace(standard.student_recipe, steps=options.student_steps, seed=options.seed),
+        teacher_crop=options.teacher_crop,
+        student_crop=options.student_crop,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        size=options.size,
+        pairs=options.pairs,
+        data_licence=options.data_licence,
+    )
+    for folder in (options.content, options.style):
+        parts_of(folder)  # before a large file is fetched for nothing
+    file = options.perceptual or download_vgg19(writable_folder(options.out) / "vgg19-dcbb9e9d.pth")
+    made = reproduce(
+        options.content,
+        options.style,
+        options.out,
+        load_perceptual(file),
+        measures=[load_perceptual(path) for path in options.measure],
+        options=chosen,
+    )
+    print("\n".join(map(str, made)))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure networks and their peers."""
+    from kbstyle_example.evaluation.evaluate import evaluate
+    from kbstyle_example.peers import as_system, load_peers
+    from kbstyle_example.perceptual import load_perceptual
+
+    contents, styles = _measured(options)
+    systems = [as_system(name) for name in options.weights] + (load_peers(options.peers) if options.peers else [])
+    results = evaluate(
+        systems,
+        contents,
+        styles,
+        [load_perceptual(path) for path in options.perceptual],
+        options.out,
+        size=options.size,
+        pairs=options.pairs,
+        seed=options.seed,
+        never_trained_on=options.never_trained_on,
+    )
+    print(results)
+
+
+def sheet(options: argparse.Namespace) -> None:
+    """Draw contact sheets."""
+    from kbstyle_example.evaluation.sheet import draw_sheets
+    from kbstyle_example.peers import as_system, load_peers
+
+    contents, styles = _measured(options)
+    systems = [as_system(name) for name in options.weights] + (load_peers(options.peers) if options.peers else [])
+    for path in draw_sheets(systems, contents, styles, options.out, count=options.count, size=options.size):
+        print(path)
+
+
+def info(_: argparse.Namespace) -> None:
+    """What is bundled, and the versions."""
+    import torch
+
+    import skd
+    from kbstyle_example.weights_file import about, bundled
+
+    print(f"skd {skd.__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}")
+    for name, path in bundled().items():
+        facts = ", ".join(f"{key} {value}" for key, value in sorted(about(name).items()))
+        print(f"{name}: {path.stat().st_size:,} bytes; {facts}")
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """The standard recipe with what the options say."""
+    from kbstyle_example.distill import RECIPE
+
+    return replace(RECIPE, **{name: value for name, value in vars(options).items() if name in vars(RECIPE)})
+
+
+def _pictures(options: argparse.Namespace) -> tuple[Folders, Folders | None]:
+    """Photographs and paintings to train on, and those to look at meanwhile; the ones for tests are left alone."""
+    found = list_pictures(options.content), list_pictures(options.style)
+    for kind, paths in zip(("content", "style"), found, strict=True):
+        if not of_split(paths, "train"):
+            raise DataError(
+                "no picture in the folder is for training",
+                got=f"{getattr(options, kind)} with {len(paths)} pictures whose names say validation or test",
+                remedy="add pictures: nine in ten are for training (see kbstyle_example.data.split)",
+            )
+    return (of_split(found[0], "train"), of_split(found[1], "train")), pairs_to_validate(*found)
+
+
+def _measured(options: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """Photographs and paintings to measure on; says which couldn't be used."""
+    from kbstyle_example.evaluation.pairs import pictures_to_measure
+
+    found = []
+    for folder in (options.content, options.style):
+        usable, skipped = pictures_to_measure(
+            folder, part=options.part, never_trained_on=options.never_trained_on, size=options.size
+        )
+        for path, reason in skipped.items():
+            print(f"{path.name} left out: {reason}", file=sys.stderr)
+        found.append(usable)
+    return found[0], found[1]

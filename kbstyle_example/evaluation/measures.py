@@ -1,0 +1,245 @@
+"""How a stylised picture is judged: style and luminance style distance, content distance, SSIM.
+
+All take (B, 3, H, W) RGB in 0..1 and give a scalar, the mean over the batch. The distances are taken under a
+perceptual network, at its layers up to the one that stands for content (relu1_1 … relu4_1 of VGG, conv1 … fire6 of
+SqueezeNet 1.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kbstyle_example import losses
+from kbstyle_example.networks import modulated, moments
+from kbstyle_example.perceptual import Perceptual
+from skd.errors import ArgumentError, NonFiniteError, ShapeError
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in the reference code of SSIM
+WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # Wang et al. 2004, section III.C
+# What is better: a smaller distance, a greater similarity.
+HIGHER_IS_BETTER = {"style": False, "luminance_style": False, "content": False, "ssim": True}
+
+
+def luminance(image: Tensor) -> Tensor:
+    """(B, 3, H, W) → (B, 1, H, W), in the range of the picture.
+
+    Raises
+    ------
+    ShapeError, ArgumentError, NonFiniteError
+        Not pictures of floating point numbers.
+
+    Examples
+    --------
+    >>> round(luminance(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)).item(), 3)
+    0.299
+    """
+    if not image.is_floating_point():
+        raise ArgumentError("a picture of the wrong type", got=image.dtype, expected="floating point, RGB in 0..1")
+    if image.dim() != 4 or image.shape[1] != 3 or not image.numel():
+        raise ShapeError("not pictures", got=tuple(image.shape), expected="(B, 3, H, W)")
+    if not torch.isfinite(image).all():
+        raise NonFiniteError("a picture holds NaN or infinite values")
+    return (image * image.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def measuring_layers(perceptual: Perceptual) -> tuple[str, ...]:
+    """The layers that count for style: from the first to the content layer.
+
+    Examples
+    --------
+    >>> from kbstyle_example.perceptual import VGG
+    >>> measuring_layers(VGG("tiny", (2, 2, 2), stages=((1, "1"), (1, "2"), (1, "3")), content_layer="relu2_1"))
+    ('relu1_1', 'relu2_1')
+    """
+    return perceptual.layers[: perceptual.layers.index(perceptual.content_layer) + 1]
+
+
+def _style_distance(perceptual: Perceptual, result: dict[str, Tensor], style: dict[str, Tensor]) -> Tensor:
+    layers = measuring_layers(perceptual)
+    return torch.stack([losses.moment_distance(result[layer], style[layer]) for layer in layers]).mean()
+
+
+def style_distance(perceptual: Perceptual, result: Tensor, style: Tensor) -> Tensor:
+    """Mean over the layers of the squared differences of channel means and deviations.
+
+    At each layer the difference stands over the painting's own energy (`losses.moment_distance`), so all layers count
+    alike, and 0 is a perfect match, 1 as far off as a feature of zeros.
+
+    Parameters
+    ----------
+    perceptual : Perceptual
+    result : Tensor
+        (B, 3, H, W) in 0..1.
+    style : Tensor
+        (B or 1, 3, H′, W′) in 0..1.
+
+    Raises
+    ------
+    ShapeError
+        See `Perceptual.checked`.
+
+    Examples
+    --------
+    >>> from kbstyle_example.perceptual import SqueezeNet
+    >>> net, picture = SqueezeNet(), torch.rand(1, 3, 32, 32)
+    >>> style_distance(net, picture, picture).item()
+    0.0
+    """
+    return _style_distance(perceptual, perceptual(result), perceptual(style))
+
+
+def matched_luminance(image: Tensor, style: Tensor) -> Tensor:
+    """The picture in grey, its luminance brought to the mean and deviation of the painting's: (B, 3, H, W).
+
+    It may leave 0..1: clamping would undo the match.
+
+    Examples
+    --------
+    >>> grey = matched_luminance(torch.rand(1, 3, 8, 8), torch.full((1, 3, 4, 4), 0.25))
+    >>> round(grey.mean().item(), 3)
+    0.25
+    """
+    return modulated(luminance(image), moments(luminance(style))).expand(-1, 3, -1, -1)
+
+
+def luminance_style_distance(perceptual: Perceptual, result: Tensor, style: Tensor) -> Tensor:
+    """The style distance of the luminance, once its mean and deviation are the painting's.
+
+    Neither colour nor contrast can lower it: what is left are strokes and texture.
+
+    Parameters
+    ----------
+    perceptual : Perceptual
+    result, style : Tensor
+        As in `style_distance`.
+
+    Examples
+    --------
+    >>> from kbstyle_example.perceptual import SqueezeNet
+    >>> net, picture = SqueezeNet(), torch.rand(1, 3, 32, 32)
+    >>> darker_and_flatter = 0.1 + 0.3 * picture
+    >>> distances = [f(net, darker_and_flatter, picture).item() for f in (style_distance, luminance_style_distance)]
+    >>> distances[1] < 0.01 * distances[0]
+    True
+    """
+    return style_distance(perceptual, matched_luminance(result, style), matched_luminance(style, style))
+
+
+def content_distance(perceptual: Perceptual, result: Tensor, content: Tensor) -> Tensor:
+    """MSE of the content layer's features, each channel first brought to mean 0 and deviation 1.
+
+    Parameters
+    ----------
+    perceptual : Perceptual
+    result, content : Tensor
+        (B, 3, H, W) in 0..1, the same shape.
+
+    Raises
+    ------
+    ShapeError
+        They differ in shape, or the network can't take them.
+
+    Examples
+    --------
+    >>> from kbstyle_example.perceptual import SqueezeNet
+    >>> picture = torch.rand(1, 3, 48, 48)
+    >>> content_distance(SqueezeNet(), picture, picture).item()
+    0.0
+    """
+    layer = perceptual.content_layer
+    return losses.content_distance(perceptual(result)[layer], perceptual(content)[layer])
+
+
+def ssim(result: Tensor, content: Tensor) -> Tensor:
+    """Structural similarity of the luminance: how well shapes are kept.
+
+    Wang, Bovik, Sheikh & Simoncelli 2004, eq. 13: a Gaussian window of 11×11 and σ = 1.5, K₁ = 0.01, K₂ = 0.03, a range
+    of 1, where the window lies within the picture; the mean of the map. The picture isn't scaled down first.
+
+    Parameters
+    ----------
+    result, content : Tensor
+        (B, 3, H, W) in 0..1, the same shape, at least 11 pixels a side.
+
+    Returns
+    -------
+    Tensor
+        A scalar, at most 1.
+
+    Raises
+    ------
+    ShapeError
+        They differ in shape, or are smaller than the window.
+
+    Examples
+    --------
+    >>> picture = torch.rand(1, 3, 16, 20)
+    >>> round(ssim(picture, picture).item(), 4), ssim(1 - picture, picture).item() < 0
+    (1.0, True)
+    """
+    if result.shape != content.shape:
+        raise ShapeError("pictures to compare", got=tuple(result.shape), expected=tuple(content.shape))
+    x, y = luminance(result.double()), luminance(content.double())  # E[x²] − E[x]² loses digits in float32
+    if min(x.shape[-2:]) < WINDOW:
+        raise ShapeError("a picture smaller than the window", got=tuple(result.shape), expected=f"{WINDOW} a side")
+    steps = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
+    gauss = torch.exp(-steps.square() / (2 * SIGMA**2))
+    gauss = gauss / gauss.sum()
+    maps = torch.cat([x, y, x * x, y * y, x * y], dim=1)
+    rows = gauss.view(1, 1, 1, WINDOW).expand(5, 1, 1, WINDOW)
+    maps = F.conv2d(F.conv2d(maps, rows, groups=5), rows.mT, groups=5)
+    mean_x, mean_y, xx, yy, xy = maps.unbind(1)
+    c1, c2 = K1**2, K2**2
+    luminances = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+    structures = (2 * (xy - mean_x * mean_y) + c2) / (xx - mean_x.square() + yy - mean_y.square() + c2)
+    return (luminances * structures).mean()
+
+
+class Judge:
+    """All measures of results for one content and one style; what depends on these two alone is computed once.
+
+    Parameters
+    ----------
+    content, style : Tensor
+        (1, 3, H, W) and (1, 3, H′, W′) in 0..1.
+    perceptuals : sequence of Perceptual
+        Of different names.
+
+    Examples
+    --------
+    >>> from kbstyle_example.perceptual import SqueezeNet
+    >>> picture = torch.rand(1, 3, 48, 48)
+    >>> judge = Judge(picture, picture, [SqueezeNet()])
+    >>> {name: round(value, 3) for name, value in judge(picture).items()}  # doctest: +NORMALIZE_WHITESPACE
+    {'ssim': 1.0, 'squeezenet1_1/style': 0.0, 'squeezenet1_1/luminance_style': 0.0, 'squeezenet1_1/content': 0.0}
+    """
+
+    @torch.inference_mode()
+    def __init__(self, content: Tensor, style: Tensor, perceptuals: Sequence[Perceptual]) -> None:
+        self.content, self.style, self.perceptuals = content, style, list(perceptuals)
+        grey = matched_luminance(style, style)
+        self.wanted = [
+            (self._features(net, style), self._features(net, grey), self._features(net, content)[net.content_layer])
+            for net in self.perceptuals
+        ]
+
+    @staticmethod
+    def _features(perceptual: Perceptual, image: Tensor) -> dict[str, Tensor]:
+        device = next(perceptual.parameters()).device
+        return perceptual(image.to(device))  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def __call__(self, result: Tensor) -> dict[str, float]:
+        """(1, 3, H, W) in 0..1 → each measure's value: "ssim", and "network/measure" for the distances."""
+        values = {"ssim": ssim(result, self.content).item()}
+        grey = matched_luminance(result, self.style)
+        for net, (style, grey_style, content) in zip(self.perceptuals, self.wanted, strict=True):
+            features = self._features(net, result)
+            values[f"{net.name}/style"] = _style_distance(net, features, style).item()
+            values[f"{net.name}/luminance_style"] = _style_distance(net, self._features(net, grey), grey_style).item()
+            values[f"{net.name}/content"] = losses.content_distance(features[net.content_layer], content).item()
+        return values
