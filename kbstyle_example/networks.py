@@ -210,7 +210,7 @@ class Decoder(nn.Module):
         return out
 
     def entering(self, content: tuple[Tensor, Tensor, Tensor], style: StyleCode, known: Sequence[Moments]) -> Tensor:
-        """The next feature whose statistics aren't known yet: that of level 3, 2 or 1, as it is before normalisation."""
+        """The next feature whose statistics aren't known yet: that of level 3, 2 or 1, before normalisation."""
         x = content[2]
         if len(known) > 0:
             x = self.level3(modulated(x, style.level3, known[0]))

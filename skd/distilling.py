@@ -15,8 +15,9 @@ from skd._code import code_of
 from skd._measuring import arguments
 from skd._training.batches import Batch, batches_of, check_tensors
 from skd._training.engine import Engine
+from skd._training.evaluations import Evaluate
 from skd._training.fetching import CALIBRATION
-from skd._training.loop import Each, Evaluate
+from skd._training.loop import Each
 from skd._training.trained import modes_kept
 from skd.checking import check_unwrapped
 from skd.distiller import Distiller

@@ -14,7 +14,8 @@ from torch import nn
 from skd._training.batches import batches_of
 from skd._training.checkpoints import FOLDER
 from skd._training.engine import Engine
-from skd._training.loop import BEST, LAST, Each, Evaluate, Loop
+from skd._training.evaluations import BEST, Evaluate
+from skd._training.loop import LAST, Each, Loop
 from skd._training.records import LOG
 from skd.errors import ArgumentError
 from skd.recipes import Recipe

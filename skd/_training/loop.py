@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +17,22 @@ from skd._measuring import arguments
 from skd._training.batches import Batch, Batches, PassOver, check_tensors, not_finite
 from skd._training.checkpoints import Store, locked, save_atomically
 from skd._training.engine import FAILED, OVER, READY, Engine
+from skd._training.evaluations import Evaluate, Evaluations
 from skd._training.fetching import Place
 from skd._training.identity import identity_of
 from skd._training.randomness import put_back, seed_all, state, undisturbed
 from skd._training.records import Records
-from skd._training.trained import Average, averaged, distillers, modes_kept, trainable
+from skd._training.standing import Standing
+from skd._training.trained import Average, distillers, modes_kept, trainable
 from skd.distiller import Distiller
 from skd.errors import ArgumentError, DataError, FileError, NonFiniteError, ProcessError
 from skd.recipes import Recipe
 from skd.steps import Step
 
-BEST, LAST = "best.pt", "last.pt"
+LAST = "last.pt"
 SKIPPED_IN_A_ROW = 50  # steps that float16's loss scaling may leave out before that is taken for a divergence
 
-Evaluate = Callable[[Any], Mapping[str, float] | float]
 Each = Callable[[int, Step], None]
-
-
-@dataclass
-class Standing:
-    """Where a run stands: what a checkpoint holds beside weights and random states."""
-
-    step: int = 0
-    seconds: float = 0.0
-    place: Place = field(default_factory=Place)
-    best: tuple[int, float] | None = None
-    evaluation: dict[str, float] | None = None
-    evaluated: int = 0  # the step of the last evaluation
-    without_gain: int = 0
-    ended: str | None = None
-
-    def values(self) -> dict[str, Any]:
-        return {**vars(self), "place": tuple(self.place)}
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Standing:
-        best = values["best"]
-        return cls(**{**values, "place": Place(*values["place"]), "best": None if best is None else tuple(best)})
 
 
 class Loop:
@@ -76,10 +54,13 @@ class Loop:
         label: str,
     ) -> None:
         self.engine, self.module, self.batches, self.out, self.recipe = engine, module, batches, out, recipe
-        self.inputs, self.product, self.evaluate, self.each, self.label = inputs, product, evaluate, each, label
+        self.inputs, self.product, self.each, self.label = inputs, product, each, label
         self.parameters = trainable(module)
         self.store = Store(out, recipe.keep)
         self.average = Average(self.parameters, recipe.average) if recipe.average else None
+        self.evaluations = evaluate and Evaluations(
+            engine, module, product, evaluate, average=self.average, recipe=recipe, out=out
+        )
         self.identity = {
             "recipe": recipe.identity(),
             "data": batches.identity(),
@@ -146,8 +127,8 @@ class Loop:
                     wrapped = self._step(wrapped, started)
             finally:
                 self.reader.close()  # type: ignore[attr-defined] # and with it the processes that load data
-            if self.evaluate is not None and standing.evaluated != standing.step:
-                self._evaluate()
+            if self.evaluations and standing.evaluated != standing.step:
+                self._evaluate(self.evaluations)
             standing.ended = reason
             self._save()
         if self.average is not None:
@@ -198,8 +179,8 @@ class Loop:
             self.each(standing.step, result)
         if due:
             self._log(norm, terms)
-        if self.evaluate is not None and recipe.evaluate_every and standing.step % recipe.evaluate_every == 0:
-            self._evaluate()
+        if self.evaluations and recipe.evaluate_every and standing.step % recipe.evaluate_every == 0:
+            self._evaluate(self.evaluations)
         if standing.step % recipe.save_every == 0 and standing.step < recipe.steps:
             self._save()
         return wrapped
@@ -292,41 +273,9 @@ class Loop:
         self.engine.all_alike(lambda: self.records.line(self.standing.step, {**facts, **values}))
         self.records.show(values)
 
-    def _evaluate(self) -> None:
-        standing, recipe = self.standing, self.recipe
-        standing.evaluation = self.engine.on_main(self._evaluated)
-        standing.evaluated = standing.step
-        monitor = recipe.monitor or next(iter(standing.evaluation))
-        if monitor not in standing.evaluation:
-            raise ArgumentError(
-                f"the evaluation has no {monitor!r} to monitor", got=", ".join(standing.evaluation) or "nothing"
-            )
-        value = standing.evaluation[monitor]
-        best = standing.best
-        if not math.isnan(value) and (best is None or (value > best[1] if recipe.maximize else value < best[1])):
-            standing.best, standing.without_gain = (standing.step, value), 0
-            self.engine.on_main(self._keep_best)
-        else:
-            standing.without_gain += 1
-        line = {f"evaluation/{name}": value for name, value in standing.evaluation.items()}
-        self.engine.all_alike(lambda: self.records.line(standing.step, line))
-
-    def _evaluated(self) -> dict[str, float]:
-        with averaged(self.average), modes_kept(self.module), undisturbed(), torch.no_grad():
-            found = self.evaluate(self.product.eval())  # type: ignore[misc]
-        values = dict(found) if isinstance(found, Mapping) else {"value": found}
-        try:
-            numbers = {str(name): float(value) for name, value in values.items()}
-        except (TypeError, ValueError):
-            numbers = {}
-        if not numbers:
-            got = f"{type(found).__name__}: {str(found)[:60]}"
-            raise ArgumentError("the evaluation gives no numbers", got=got, expected="a number, or numbers by name")
-        return numbers
-
-    def _keep_best(self) -> None:
-        with averaged(self.average):
-            save_atomically(self.product.state_dict(), self.out / BEST, "the best weights")
+    def _evaluate(self, evaluations: Evaluations) -> None:
+        line = evaluations.run(self.standing)
+        self.engine.all_alike(lambda: self.records.line(self.standing.step, line))
 
     def _save(self) -> None:
         random_states = self.engine.gather(state())
