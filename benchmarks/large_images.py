@@ -30,7 +30,7 @@ def one(width: int, height: int, side: int, weights: str | None) -> dict[str, An
     from PIL import Image
 
     from kbstyle_example.networks import STUDENT, KBStyle
-    from kbstyle_example.stylize import style_tensor
+    from kbstyle_example.painting import style_tensor
     from kbstyle_example.tiles import render_tiles
     from kbstyle_example.weights_file import load_weights
 

@@ -88,7 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     from kbstyle_example.evaluation.sheet import draw_sheets
     from kbstyle_example.losses import StyleTask
     from kbstyle_example.reproduce import Options
-    from kbstyle_example.stylize import stylize
     from kbstyle_example.train import train
 
     parser = _Parser(prog="python -m kbstyle_example", description="KBStyle: style transfer in 200 KB.")
@@ -103,13 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(demo, "--seed", run_demo, "of first weights and crops")
     demo.set_defaults(run="demo")
 
-    one = commands.add_parser("stylize", help="paint a photograph like a painting")
-    one.add_argument("content", type=Path, help="the photograph")
-    one.add_argument("--style", type=Path, required=True, help="the painting")
-    one.add_argument("-o", "--out", type=Path, required=True, help="the picture to write")
-    _add(one, "--weights", stylize, "bundled name or file", parameter="network")
-    _add(one, "--style-size", stylize, "longest side of the painting in pixels; smaller for coarser strokes")
-    one.set_defaults(run="stylize")
+    _add_stylize(commands)
 
     for name, function, text in (
         ("distill", distill, "distil a teacher into 200 KB"),
@@ -176,6 +169,51 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what is bundled, and the versions")
     info.set_defaults(run="info")
     return parser
+
+
+def _add_stylize(commands: argparse._SubParsersAction[_Parser]) -> None:
+    from kbstyle_example.commands import NO_MASK
+    from kbstyle_example.folders import stylize_files
+    from kbstyle_example.painting import stylize
+    from kbstyle_example.photograph import ENDINGS
+
+    one = commands.add_parser("stylize", help="paint photographs like paintings")
+    one.add_argument("content", nargs="+", help="photographs, folders of them, or - for stdin")
+    one.add_argument("--style", nargs="+", required=True, help="the painting, or several")
+    one.add_argument(
+        "-o", "--out", required=True, help="the picture to write, - for stdout, or a folder for several photographs"
+    )
+    _add(one, "--weights", stylize, "bundled name or file", parameter="network")
+    _add(one, "--strength", stylize, "from 0, the photograph, to 1, the painting")
+    one.add_argument(
+        "--keep-colour", "--keep-color", action="store_true", help="the photograph's colours on the painting's strokes"
+    )
+    one.add_argument("--style-weights", type=float, nargs="+", metavar="WEIGHT", help="one for each style (equal)")
+    one.add_argument(
+        "--mask",
+        nargs="+",
+        help=f"for each style a picture, white where it paints, or {NO_MASK} for what the others leave (everywhere)",
+    )
+    _add(one, "--style-size", stylize, "longest side of the painting in pixels, as the network sees it")
+    _add_unset(
+        one, "--paint-size", stylize, int, "longest side to paint at, for strokes of one share of any picture (its own)"
+    )
+    _add_unset(one, "--device", stylize, str, "cpu, cuda, cuda:1 or mps (cpu)")
+    _add_unset(one, "--max-pixels", stylize, int, "refuse larger pictures (PIL's limit, 178956970)")
+    one.add_argument(
+        "--format",
+        choices=[kind.lower() for kind in ENDINGS],
+        help="of the pictures written (OUT's ending, or as it was)",
+    )
+    _add(one, "--quality", stylize_files, "of JPEG and WebP, 1 to 100")
+    one.add_argument("--json", action="store_true", help="a line of JSON on stdout for each photograph")
+    one.set_defaults(run="stylize")
+
+
+def _add_unset(parser: _Parser, option: str, function: Callable[..., Any], kind: type, text: str) -> None:
+    """An option whose default is that nothing is said; the text tells what comes of it."""
+    default = _default(function, option.removeprefix("--").replace("-", "_"))
+    parser.add_argument(option, type=kind, default=default, help=text)
 
 
 def _folders(command: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from kbstyle_example.validation import Folders, pairs_to_validate
 from kbstyle_example.weights_file import load_weights, save_weights
 from skd import Recipe
 from skd.errors import ArgumentError, DataError
+
+NO_MASK = "none"  # a style that paints what the masks of the others leave
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -30,16 +33,52 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def stylize(options: argparse.Namespace) -> None:
-    """Paint one photograph."""
-    from kbstyle_example.images import FORMATS, load_image, save_image
-    from kbstyle_example.stylize import stylize
+    """Paint photographs: one that fails doesn't keep the rest."""
+    from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-    if options.out.suffix.lower() not in FORMATS:  # before the work, and before a folder is made for nothing
-        raise ArgumentError("no format for this file", got=options.out, expected=f"an ending of {', '.join(FORMATS)}")
-    picture = stylize(options.content, options.style, network=options.weights, style_size=options.style_size)
-    writable_folder(options.out.parent)
-    save_image(load_image(picture), options.out)
-    print(options.out)
+    from kbstyle_example.folders import Outcome, plan, stylize_files
+    from kbstyle_example.painting import Painter
+
+    kind = None if options.format is None else options.format.upper()
+    masks = None if options.mask is None else [None if mask == NO_MASK else mask for mask in options.mask]
+    jobs = plan(options.content, options.out, kind=kind, keep=[*options.style, *filter(None, masks or ())])
+    if options.json and any(job.out is None for job in jobs):
+        raise ArgumentError("--json and the picture both on stdout", remedy="name a file for the picture")
+    painter = Painter(
+        options.style,
+        network=options.weights,
+        strength=options.strength,
+        keep_colour=options.keep_colour,
+        style_weights=options.style_weights,
+        masks=masks,
+        style_size=options.style_size,
+        paint_size=options.paint_size,
+        device=options.device,
+        max_pixels=options.max_pixels,
+    )
+    many = len(jobs) > 1
+    if many:
+        writable_folder(options.out)  # or each of them would be painted for nothing
+    with tqdm(total=len(jobs), desc="stylize", disable=None if many else True) as bar:
+
+        def done(outcome: Outcome) -> None:
+            bar.update()
+            if options.json:
+                bar.write(json.dumps(outcome.as_dict()))
+            if many and outcome.error is not None:
+                bar.write(f"error: {' '.join(str(outcome.error).split())}", file=sys.stderr)
+
+        outcomes = stylize_files(
+            jobs, painter, kind=kind, quality=options.quality, max_pixels=options.max_pixels, done=done
+        )
+    failed = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if failed:
+        total = f"{len(failed)} of {len(jobs)} photographs couldn't be painted, each for the reason above"
+        raise DataError(total) if many else failed[0]
+    if not options.json and jobs[0].out is not None:
+        name = f"{len(jobs)} photographs painted into {options.out}" if many else jobs[0].names[1]
+        encoding = sys.stdout.encoding or "utf-8"  # which may lack a letter of the name, on Windows above all
+        print(name.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def distill(options: argparse.Namespace) -> None:

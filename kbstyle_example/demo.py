@@ -17,7 +17,7 @@ from kbstyle_example.distill import OUTPUT_WEIGHT, distill, scratch
 from kbstyle_example.files import writable_folder
 from kbstyle_example.images import grid, load_image, save_image
 from kbstyle_example.networks import STUDENT, KBStyle
-from kbstyle_example.stylize import render, style_tensor
+from kbstyle_example.painting import render, style_tensor
 from kbstyle_example.weights_file import BUDGET, encoded, load_weights, save_weights
 from skd import Distilled, Recipe
 

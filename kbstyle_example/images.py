@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from kbstyle_example.files import write_atomically
-from skd.errors import ArgumentError, DataError, FileError, NonFiniteError, ShapeError, SkdError
+from kbstyle_example.reading import opened, parts
+from skd.errors import ArgumentError, DataError, FileError, NonFiniteError, ShapeError
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -31,12 +32,12 @@ CAPTION = 14  # pixels, the height of a caption's letters
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The picture upright and in RGB, 8 bits a channel; what is transparent lies on white.
+    """The picture upright, in sRGB, 8 bits a channel; what is transparent lies on white.
 
     Parameters
     ----------
     image : PIL.Image.Image
-        Any mode but "F"; its EXIF orientation is applied. 16-bit grey is scaled (PIL's own conversion would clip it).
+        Any mode but "F", see `reading.parts`.
 
     Raises
     ------
@@ -49,16 +50,12 @@ def as_rgb(image: Image.Image) -> Image.Image:
     >>> as_rgb(half_red).getpixel((0, 0))
     (255, 127, 127)
     """
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "F":
-        raise DataError("a picture of floating point numbers has no known range", remedy="save it with 8 or 16 bits")
-    if upright.mode.startswith("I"):
-        grey = np.asarray(upright).clip(0, 65535) / 257
-        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
-    if upright.has_transparency_data:
-        above = upright.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
-    return upright.convert("RGB")
+    colour, alpha, _ = parts(image)
+    if alpha is None:
+        return colour
+    above = colour.copy()
+    above.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
@@ -77,20 +74,8 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     Traceback (most recent call last):
     skd.errors.FileError: there is no such picture; got no-such-picture.png.
     """
-    try:
-        with Image.open(path) as image:
-            return as_rgb(image)
-    except SkdError:
-        raise
-    except FileNotFoundError:
-        raise FileError("there is no such picture", got=os.fspath(path)) from None
-    except UnidentifiedImageError:
-        what = "the file isn't a picture" if Path(path).stat().st_size else "the picture's file is empty"
-        raise FileError(what, got=os.fspath(path), expected=f"one of {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError as error:
-        raise FileError("the picture is too large", got=f"{path}: {error}", remedy="scale it down") from None
-    except Exception as error:  # damaged files raise nearly anything: OSError, SyntaxError, struct.error, IndexError …
-        raise FileError("the picture can't be read", got=f"{path} ({type(error).__name__}: {error})") from None
+    with opened(path) as image:
+        return as_rgb(image)
 
 
 def load_image(picture: Picture) -> Tensor:

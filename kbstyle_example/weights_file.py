@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from kbstyle_example.networks import KBStyle, KBStyleConfig
 from skd.errors import FileError, closest
 
 FOLDER = Path(__file__).parent / "weights"
+CHECKSUM = "tensors_sha256"  # in the metadata: of all that follows the header
 BUDGET = 204_800  # bytes of KBStyle's whole float32 file: 200 KB of 1,024 bytes
 
 
@@ -46,10 +48,12 @@ def encoded(network: KBStyle, *, about: Mapping[str, str] | None = None) -> byte
     True
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    content = save(tensors, {**(about or {}), "kbstyle": json.dumps(network.config.as_dict())})
+    facts = {**(about or {}), "kbstyle": json.dumps(network.config.as_dict()), CHECKSUM: "0" * 64}
+    content = save(tensors, facts)
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors shuffles it
+    facts[CHECKSUM] = sha256(content[start:]).hexdigest()
+    header["__metadata__"] = dict(sorted(facts.items()))  # safetensors shuffles it
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
     return len(text).to_bytes(8, "little") + text + content[start:]
@@ -90,7 +94,8 @@ def load_weights(name: str | os.PathLike[str]) -> KBStyle:
     Raises
     ------
     FileError
-        There are no such weights, or the file isn't a KBStyle network.
+        There are no such weights, or the file isn't a KBStyle network, or not as it was saved (files without a
+        checksum in their metadata are taken as they are).
 
     Examples
     --------
@@ -103,7 +108,8 @@ def load_weights(name: str | os.PathLike[str]) -> KBStyle:
     path = _find(name)
     try:
         with safe_open(path, framework="pt") as file:
-            config = KBStyleConfig(**json.loads((file.metadata() or {})["kbstyle"]))
+            facts = file.metadata() or {}
+            config, wanted = KBStyleConfig(**json.loads(facts["kbstyle"])), facts.get(CHECKSUM)
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it isn't a dict)
         if max(config.fine_blocks, config.content_blocks, config.style_blocks) > len(state):
             raise ValueError("more blocks than tensors")  # and endless to build
@@ -112,6 +118,8 @@ def load_weights(name: str | os.PathLike[str]) -> KBStyle:
         with torch.device("meta"):  # no first weights to draw, so the caller's random state stays as it is
             network = KBStyle(config)
         network.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
+        if wanted is not None and _checksum(path) != wanted:
+            raise ValueError("the numbers were changed after they were saved: their checksum is another")
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FileError(
@@ -139,6 +147,11 @@ def about(name: str | os.PathLike[str]) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise FileError("the weights can't be read", got=f"{path} ({type(error).__name__})") from None
+
+
+def _checksum(path: Path) -> str:
+    content = path.read_bytes()
+    return sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
 
 
 def _find(name: str | os.PathLike[str]) -> Path:

@@ -96,12 +96,12 @@ def test_commands_of_the_example(command: str) -> None:
 
 
 def test_the_options_that_the_readme_gives_to_stylize() -> None:
-    """Parsed as they stand; that photo.jpg isn't there is then the only error."""
+    """Parsed as they stand; that painting.jpg isn't there is then the only error."""
     line = re.search(r"^python -m kbstyle_example (stylize .*)$", README, re.MULTILINE)
     assert line is not None
     run = run_example(*line[1].split())
     assert run.returncode == 2
-    assert "photo.jpg" in run.stderr
+    assert "painting.jpg" in run.stderr
     assert "usage: " not in run.stderr
 
 

@@ -27,9 +27,9 @@ from kbstyle_example.evaluation.evaluate import evaluate
 from kbstyle_example.evaluation.results import Results
 from kbstyle_example.evaluation.sheet import draw_sheets
 from kbstyle_example.losses import StyleTask
+from kbstyle_example.painting import stylize
 from kbstyle_example.perceptual import VGG
 from kbstyle_example.reproduce import Options
-from kbstyle_example.stylize import stylize
 from kbstyle_example.train import train
 from kbstyle_example.weights_file import load_weights, save_weights
 from skd.errors import ArgumentError
@@ -433,8 +433,7 @@ TRAIN = ["train", *DISTILL[1:], "--perceptual", "missing.pth"]
         (replaced(TRAIN, "--content", "missing"), "no folder of pictures; got missing"),
         (replaced(STYLIZE, "stylize", "missing.png"), "there is no such picture; got missing.png"),
         (replaced(STYLIZE, "stylize", "broken/d.png"), "the file isn't a picture; got broken/d.png"),
-        (replaced(STYLIZE, "stylize", "photos"), "the picture can't be read; got photos"),
-        (replaced(STYLIZE, "stylize", "small.png"), "the photograph is too small; got 10×40"),
+        (replaced(STYLIZE, "stylize", "photos"), "several photographs need a folder to write into; got new/out.png"),
         (replaced(STYLIZE, "--style", "small.png"), "the painting is too small; got 10×40"),
         ([*STYLIZE, "--style-size", "0"], "style size; got 0; expected 16 pixels or more"),
         ([*STYLIZE, "--weights", "techer"], "no such weights; got techer"),
@@ -504,7 +503,7 @@ def test_a_folder_that_is_read_only(
     ("function", "arguments", "expected"),
     [
         ("skd.distill", [*DISTILL, *SHORT], "interrupted; the same command goes on"),
-        ("kbstyle_example.stylize.render", STYLIZE, "interrupted\n"),
+        ("kbstyle_example.painting.render", STYLIZE, "interrupted\n"),
     ],
 )
 def test_interrupted(
@@ -527,7 +526,7 @@ def test_defects_are_not_hidden(inputs: Path, monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("kbstyle_example.stylize.render", fail)
+    monkeypatch.setattr("kbstyle_example.painting.render", fail)
     with pytest.raises(ZeroDivisionError):
         main(STYLIZE)
 

@@ -17,7 +17,7 @@ from kbstyle_example import STUDENT, KBStyle, KBStyleConfig, demo
 from kbstyle_example.demo import FILES, SAMPLES, SHOWN, STYLE_SIDE, compare, loss_curve, run_demo
 from kbstyle_example.distill import scratch
 from kbstyle_example.images import load_image
-from kbstyle_example.stylize import render, style_tensor
+from kbstyle_example.painting import render, style_tensor
 from kbstyle_example.weights_file import BUDGET, about, encoded, load_weights, save_weights
 from skd.errors import ArgumentError, FileError
 

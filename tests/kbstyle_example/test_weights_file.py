@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -41,6 +42,7 @@ def rewrite(path: Path, change: Any) -> None:
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
+    metadata.pop(weights_file.CHECKSUM, None)  # it has a test of its own
     change(tensors, metadata)
     save_file(tensors, path, metadata)
 
@@ -122,6 +124,20 @@ def test_truncated_files(path: Path, size: int) -> None:
         load_weights(path)
     with pytest.raises(FileError, match="the weights can't be read"):
         about(path)
+
+
+def test_numbers_that_were_changed(path: Path) -> None:
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    assert about(path)["tensors_sha256"] == hashlib.sha256(whole[start:]).hexdigest()
+    for place in (start, (start + len(whole)) // 2, len(whole) - 4):
+        changed = bytearray(whole)
+        changed[place] ^= 1  # of a number's last bits: nothing else can see it
+        path.write_bytes(changed)
+        with pytest.raises(FileError, match=f"{FOREIGN}.*changed after they were saved: their checksum is another"):
+            load_weights(path)
+    path.write_bytes(whole)
+    assert load_weights(path).config == TINY
 
 
 def test_files_of_something_else(tmp_path: Path) -> None:

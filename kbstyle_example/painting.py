@@ -1,0 +1,310 @@
+"""Stylise a picture: files, PIL pictures, arrays or tensors in, a PIL picture out."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from kbstyle_example.colours import with_colours_of
+from kbstyle_example.devices import as_device, exact
+from kbstyle_example.networks import SMALLEST_SIDE, KBStyle, StyleCode
+from kbstyle_example.photograph import Photograph, Source
+from kbstyle_example.styles import checked_weights, mask_tensor, mixed, shares
+from kbstyle_example.tiles import render_tiles
+from kbstyle_example.weights_file import load_weights
+from skd.errors import ArgumentError, DataError, ShapeError
+
+TILED_FROM = 2**22  # pixels; beyond them whole features take gigabytes
+LONGEST_STYLE_SIDE = 512  # pixels; the training's paintings had strokes of this scale
+
+
+def stylize(
+    content: Source,
+    style: Source | Sequence[Source],
+    *,
+    network: KBStyle | str | os.PathLike[str] = "teacher",
+    strength: float = 1.0,
+    keep_colour: bool = False,
+    style_weights: Sequence[float] | None = None,
+    masks: Sequence[Source | None] | None = None,
+    style_size: int = LONGEST_STYLE_SIDE,
+    paint_size: int | None = None,
+    device: str | torch.device | None = None,
+    max_pixels: int | None = None,
+) -> Image.Image:
+    """The photograph painted like the painting, in the photograph's size.
+
+    Parameters
+    ----------
+    content : path, bytes, PIL picture, array or tensor
+        See `Photograph.of`; of any size.
+    style : the same, or a list or tuple of them
+        At least 16 pixels a side.
+    network, strength, keep_colour, style_weights, masks, style_size, paint_size, device
+        See `Painter`.
+    max_pixels : int, optional
+        Larger pictures' files are refused; PIL's limit where not given, see `reading.opened`.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, or RGBA where the photograph has transparency; in sRGB, whatever profile the photograph has. (Files keep
+        their profile: `folders.stylize_files`.)
+
+    Raises
+    ------
+    FileError, DataError
+        A picture or the weights can't be read.
+    ShapeError
+        A painting is too small, perhaps once it is scaled.
+    ArgumentError
+        See `Painter`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kbstyle_example.networks import STUDENT
+    >>> noise = np.random.default_rng(0).random((48, 65, 3)).astype("float32")
+    >>> stylize(noise, noise[:32, :32], network=KBStyle(STUDENT), strength=0.5).size
+    (65, 48)
+    """
+    painter = Painter(
+        style,
+        network=network,
+        strength=strength,
+        keep_colour=keep_colour,
+        style_weights=style_weights,
+        masks=masks,
+        style_size=style_size,
+        paint_size=paint_size,
+        device=device,
+        max_pixels=max_pixels,
+    )
+    photograph = Photograph.of(content, max_pixels=max_pixels)
+    return photograph.picture(painter(photograph.colour))
+
+
+class Painter:
+    """Paintings read and encoded once, for as many photographs as there are.
+
+    Parameters
+    ----------
+    styles : one picture, or a list or tuple of them
+        See `Photograph.of`.
+    network : KBStyle, str or path
+        A network, a weights file, or the name of bundled weights.
+    strength : float
+        From 0, the photograph as it is, to 1, the painting. Between them pixels are mixed. (Mixing the style code with
+        the photograph's own looks the same where the network gives the photograph back from its own code, and worse
+        where it doesn't: smooth skies show stripes. The bundled teacher gives it back at 13 to 19 dB.)
+    keep_colour : bool
+        The photograph's colours on the painting's strokes, see `colours.with_colours_of`.
+    style_weights : sequence of float, optional
+        One for each style, equal where not given; only their ratios count. Styles without masks are mixed into one by
+        them; where masks overlap, the pictures are.
+    masks : sequence of pictures or None, optional
+        One for each style: it paints where its mask is white, half where it is grey, not where it is black or
+        transparent. Of any size; stretched to the photograph's. Styles without a mask (None) paint all that the masks
+        leave; where every style has one, the photograph stays there.
+    style_size : int
+        Longest side in pixels at which the network sees a painting, larger or smaller as its file may be: so a scan of
+        more pixels gives no other picture. Less makes its strokes smaller to the network's eyes.
+    paint_size : int, optional
+        Longest side in pixels at which the network paints; the painting is then brought to the photograph's size. The
+        network's strokes have one size in pixels (a painting scaled up with the photograph doesn't widen them), so that
+        only this keeps their share of the picture, whatever the photograph's resolution; the price is that a large one
+        loses its finest detail. Painted in full size where not given.
+    device : str or torch.device, optional
+        "cpu", "cuda", "cuda:1" or "mps"; the network's own where not given.
+    max_pixels : int, optional
+        For the files of paintings and masks, see `reading.opened`.
+
+    Raises
+    ------
+    ArgumentError
+        No style; not one weight or mask for each; a strength, size or device that can't be.
+    FileError, DataError, ShapeError
+        See `stylize`.
+
+    Examples
+    --------
+    >>> from kbstyle_example.networks import STUDENT
+    >>> painter = Painter(torch.rand(3, 32, 32), network=KBStyle(STUDENT), strength=0.0)
+    >>> photograph = torch.rand(1, 3, 20, 30)
+    >>> torch.equal(painter(photograph), photograph)
+    True
+    """
+
+    def __init__(
+        self,
+        styles: Source | Sequence[Source],
+        *,
+        network: KBStyle | str | os.PathLike[str] = "teacher",
+        strength: float = 1.0,
+        keep_colour: bool = False,
+        style_weights: Sequence[float] | None = None,
+        masks: Sequence[Source | None] | None = None,
+        style_size: int = LONGEST_STYLE_SIDE,
+        paint_size: int | None = None,
+        device: str | torch.device | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
+        given: list[Source] = list(styles) if isinstance(styles, list | tuple) else [styles]  # type: ignore[list-item]
+        if not given:
+            raise ArgumentError("no style to paint in", expected="one painting or more")
+        if not 0 <= strength <= 1:
+            raise ArgumentError("strength of the style", got=strength, expected="a number from 0 to 1")
+        if paint_size is not None and (type(paint_size) is not int or paint_size < SMALLEST_SIDE):
+            raise ArgumentError("paint size", got=paint_size, expected=f"{SMALLEST_SIDE} pixels or more")
+        weights = checked_weights(style_weights, len(given))
+        where: list[Source | None] = [None] * len(given) if masks is None else list(masks)
+        if len(where) != len(given):
+            raise ArgumentError("masks", got=f"{len(where)} masks", expected=f"{len(given)}, one for each style")
+        self.strength, self.keep_colour, self.paint_size = strength, keep_colour, paint_size
+        self.network = _placed(network, device)
+        at = next(self.network.parameters()).device
+        found = [None if mask is None else mask_tensor(mask, max_pixels=max_pixels) for mask in where]
+        paintings = [style_tensor(style, style_size, max_pixels=max_pixels) for style in given]
+        with torch.inference_mode(), exact():
+            codes = [self.network.encode_style(painting.to(at)) for painting in paintings]
+        free = [k for k, mask in enumerate(found) if mask is None and weights[k] > 0]
+        self.masked = [(codes[k], mask, weights[k]) for k, mask in enumerate(found) if mask is not None]
+        self.free = mixed([codes[k] for k in free], [weights[k] for k in free]) if free else None
+
+    @torch.inference_mode()
+    def __call__(self, photograph: Tensor) -> Tensor:
+        """(1, 3, H, W) in 0..1 → the same, on the CPU.
+
+        Raises
+        ------
+        DataError
+            There isn't enough memory for it.
+        """
+        photograph = photograph.cpu()
+        if self.strength == 0:
+            return photograph
+        try:
+            return torch.lerp(photograph, self._painted(photograph), self.strength).clamp(0, 1)
+        except (MemoryError, RuntimeError) as error:  # torch's is a RuntimeError, on the CPU without a type of its own
+            if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+                raise
+            raise DataError(
+                "the picture needs more memory than there is",
+                got=f"{photograph.shape[-1]}×{photograph.shape[-2]}",
+                remedy="scale it down, or paint it smaller with paint_size (--paint-size)",
+            ) from None
+
+    def _painted(self, photograph: Tensor) -> Tensor:
+        height, width = photograph.shape[-2:]
+        size = (height, width)
+        canvas = photograph if self.paint_size is None else _resized(photograph, _fitted(size, self.paint_size))
+
+        def paint(code: StyleCode) -> Tensor:
+            painted = _resized(render(self.network, canvas, code), size)
+            return with_colours_of(photograph, painted) if self.keep_colour else painted
+
+        if not self.masked:
+            return photograph if self.free is None else paint(self.free)
+        codes, masks, weights = zip(*self.masked, strict=True)
+        parts, rest = shares(masks, weights, size)
+        out = rest * (photograph if self.free is None else paint(self.free))
+        for code, part in zip(codes, parts, strict=True):
+            if part.any():
+                out = out + part * paint(code)
+        return out
+
+
+def style_tensor(style: Source, longest: int = LONGEST_STYLE_SIDE, *, max_pixels: int | None = None) -> Tensor:
+    """A painting as (1, 3, H, W) in 0..1, its longest side `longest`; what is transparent lies on white.
+
+    Raises
+    ------
+    FileError, DataError, ShapeError, ArgumentError
+        See `stylize`.
+
+    Examples
+    --------
+    >>> style_tensor(Image.new("RGB", (300, 100)), longest=64).shape
+    torch.Size([1, 3, 21, 64])
+    """
+    if longest < SMALLEST_SIDE:
+        raise ArgumentError("style size", got=longest, expected=f"{SMALLEST_SIDE} pixels or more")
+    found = Photograph.of(style, max_pixels=max_pixels)
+    painting = found.colour if found.alpha is None else found.colour * found.alpha + (1 - found.alpha)
+    _large_enough(painting, "painting")
+    height, width = painting.shape[-2:]
+    return _large_enough(
+        _resized(painting, _fitted((height, width), longest)), f"painting, scaled to {longest} pixels,"
+    )
+
+
+def render(network: KBStyle, content: Tensor, style: Tensor | StyleCode) -> Tensor:
+    """Stylise tensors; the network's mode doesn't matter. Every photograph is painted here.
+
+    Parameters
+    ----------
+    network : KBStyle
+    content : Tensor
+        (1, 3, H, W) in 0..1; sides below 16 pixels are grown by repeating the edge, and cut again.
+    style : Tensor or StyleCode
+        (1, 3, H′, W′) in 0..1, or its code, where one painting serves many photographs.
+
+    Returns
+    -------
+    Tensor
+        (1, 3, H, W), clamped to 0..1, where the content lies. Large pictures are painted in tiles, in steps of 1/255,
+        and are the same but for that (see `tiles`).
+
+    Examples
+    --------
+    >>> from kbstyle_example.networks import STUDENT
+    >>> net, photograph, painting = KBStyle(STUDENT), torch.rand(1, 3, 24, 40), torch.rand(1, 3, 32, 32)
+    >>> torch.equal(render(net, photograph, painting), render(net, photograph, net.encode_style(painting)))
+    True
+    """
+    at = next(network.parameters()).device
+    height, width = content.shape[-2:]
+    grown = F.pad(content, (0, max(0, SMALLEST_SIDE - width), 0, max(0, SMALLEST_SIDE - height)), mode="replicate")
+    with torch.inference_mode(), exact():
+        code = network.encode_style(style.to(at)) if isinstance(style, Tensor) else style
+        if height * width > TILED_FROM and content.shape[0] == 1 == code.level3.mean.shape[0]:
+            pixels = content[0].permute(1, 2, 0).mul(255).round().to("cpu", torch.uint8).numpy()
+            painted = torch.from_numpy(render_tiles(network, pixels, code))
+            return painted.permute(2, 0, 1)[None].to(content.device, content.dtype).div_(255)
+        return network.render(grown.to(at), code)[..., :height, :width].clamp(0, 1).to(content.device)
+
+
+def _placed(network: KBStyle | str | os.PathLike[str], device: str | torch.device | None) -> KBStyle:
+    place = None if device is None else as_device(device)
+    if not isinstance(network, KBStyle):
+        return load_weights(network).to(place or "cpu")
+    if place is None or next(network.parameters()).device == place:
+        return network
+    return copy.deepcopy(network).to(place)  # the caller's stays where it is
+
+
+def _fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Height and width in the same proportion, the longer one `longest`."""
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _large_enough(picture: Tensor, what: str) -> Tensor:
+    height, width = picture.shape[-2:]
+    if min(height, width) < SMALLEST_SIDE:
+        raise ShapeError(
+            f"the {what} is too small", got=f"{width}×{height}", expected=f"{SMALLEST_SIDE} pixels a side or more"
+        )
+    return picture
