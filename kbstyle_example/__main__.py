@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run="demo")
 
     _add_stylize(commands)
+    _add_video(commands)
 
     for name, function, text in (
         ("distill", distill, "distil a teacher into 200 KB"),
@@ -208,6 +209,22 @@ def _add_stylize(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add(one, "--quality", stylize_files, "of JPEG and WebP, 1 to 100")
     one.add_argument("--json", action="store_true", help="a line of JSON on stdout for each photograph")
     one.set_defaults(run="stylize")
+
+
+def _add_video(commands: argparse._SubParsersAction[_Parser]) -> None:
+    from kbstyle_example.video import stylize_video
+
+    clip = commands.add_parser("video", help="paint a clip like a painting, its sound kept")
+    clip.add_argument("clip", help="whatever PyAV reads")
+    clip.add_argument("--style", nargs="+", required=True, help="the painting, or several")
+    clip.add_argument("-o", "--out", required=True, help="the clip to write: .mp4, .m4v, .mov, .mkv or .webm")
+    _add(clip, "--weights", stylize_video, "bundled name or file", parameter="network")
+    _add(clip, "--strength", stylize_video, "from 0, the clip, to 1, the painting")
+    _add(clip, "--stability", stylize_video, "from 0, every frame by itself, to below 1, hardly any flicker")
+    _add(clip, "--style-size", stylize_video, "longest side of the painting in pixels, as the network sees it")
+    _add(clip, "--quality", stylize_video, "of the encoder, 1 to 100")
+    clip.add_argument("--device", help="cpu, cuda, cuda:1 or mps (cpu)")
+    clip.set_defaults(run="video")
 
 
 def _add_unset(parser: _Parser, option: str, function: Callable[..., Any], kind: type, text: str) -> None:

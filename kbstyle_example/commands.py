@@ -81,6 +81,24 @@ def stylize(options: argparse.Namespace) -> None:
         print(name.encode(encoding, "backslashreplace").decode(encoding))
 
 
+def video(options: argparse.Namespace) -> None:
+    """Paint a clip."""
+    from kbstyle_example.video import stylize_video
+
+    report = stylize_video(
+        options.clip,
+        options.style,
+        options.out,
+        network=options.weights,
+        strength=options.strength,
+        stability=options.stability,
+        style_size=options.style_size,
+        quality=options.quality,
+        device=options.device,
+    )
+    print(f"{options.out}: {report}")
+
+
 def distill(options: argparse.Namespace) -> None:
     """Distil a teacher on folders of pictures."""
     from kbstyle_example.distill import distill
