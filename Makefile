@@ -26,7 +26,7 @@ demo: $(VENV)/.app  ## stylize the sample pictures into out/demo
 test: $(VENV)/.app $(VENV)/.test  ## build the wheel, install it, run the tests and the doctests of what was installed
 	SKD_TEST_INSTALLED=1 $(PY) -m pytest --doctest-modules ./tests --pyargs skd kbstyle_example $(ARGS)
 
-check: $(VENV)/.app $(VENV)/.dev  ## lint, format check, types
+check: $(VENV)/.app $(VENV)/.dev $(VENV)/.test  ## lint, format check, types (of optional packages, too)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
