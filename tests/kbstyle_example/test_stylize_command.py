@@ -31,7 +31,7 @@ RANDOM = np.random.default_rng(0)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with photographs, paintings and a mask; the bundled weights are a small network here."""
     torch.manual_seed(0)
-    net = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, content_blocks=0, style_blocks=0)).eval()
+    net = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, deep_blocks=0, style_blocks=0)).eval()
     for name in ("photos/a.png", "photos/sub/b.png", "c.png", "styles/d.png", "styles/e.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(RANDOM.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(tmp_path / name)
