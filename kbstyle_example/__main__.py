@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--perceptual", type=Path, help="weights file of a perceptual network to compare outputs under (none)"
             )
             _add_losses(command, distill)
+            _add_knowledge(command)
         else:
             command.add_argument("--perceptual", type=Path, required=True, help="weights file of a perceptual network")
             _add_guide(command)
@@ -249,6 +250,16 @@ def _add_unset(parser: _Parser, option: str, function: Callable[..., Any], kind:
     """An option whose default is that nothing is said; the text tells what comes of it."""
     default = _default(function, option.removeprefix("--").replace("-", "_"))
     parser.add_argument(option, type=kind, default=default, help=text)
+
+
+def _add_knowledge(command: _Parser) -> None:
+    from skd.methods import SKD
+
+    command.add_argument(
+        "--basis", help="where channels are compared: one of SKD's bases, or learned (as the pairs' widths say)"
+    )
+    _add(command, "--structure", SKD, "what SKD's features less their means count")
+    _add(command, "--statistics", SKD, "what their means and deviations count")
 
 
 def _add_guide(command: _Parser) -> None:

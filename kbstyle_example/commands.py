@@ -133,6 +133,9 @@ def distill(options: argparse.Namespace) -> None:
         start=options.start,
         perceptual=None if options.perceptual is None else load_perceptual(options.perceptual),
         validation=validation,
+        basis=options.basis,
+        structure=options.structure,
+        statistics=options.statistics,
         **_losses(options),
     )
     facts = {"distilled": f"{done.run.steps} steps, seed {options.seed}"}

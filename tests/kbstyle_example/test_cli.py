@@ -121,6 +121,8 @@ def test_defaults_are_those_of_the_api() -> None:
         for name in ("style_weight", "feature_weight", "style_weights", "covariance_weights", "feature_weights"):
             assert found[name] == default(function, name)
     assert (parsed("distill", *folders)["perceptual"], found["imitate"], found["start"]) == (None, None, None)
+    for name in ("basis", "structure", "statistics"):
+        assert parsed("distill", *folders)[name] == default(skd.methods.SKD, name)
     found, options = parsed("reproduce", *folders), Options()
     for name in ("teacher_crop", "student_crop", "batch_size", "workers", "size", "pairs", "data_licence"):
         assert found[name] == getattr(options, name)
@@ -293,6 +295,8 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
     }  # fmt: skip
     if command == "train":
         wanted |= {"pixel_weight": 4.5, "content_weight": 0.25}
+    else:
+        wanted |= {"basis": "learned", "structure": 0.5, "statistics": 0.25}
     arguments = [command, *DISTILL[1:], "--perceptual", "x"]
     for option, value in wanted.items():
         values = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else [str(value)]
