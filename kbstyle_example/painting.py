@@ -24,7 +24,7 @@ from kbstyle_example.tiles import render_tiles
 from kbstyle_example.weights_file import load_weights
 from skd.errors import ArgumentError, DataError, ShapeError
 
-DEFAULT = "teacher"  # the bundled weights that paint where none are named
+DEFAULT = "kbstyle"  # the bundled weights that paint where none are named
 TILED_FROM = 2**22  # pixels; beyond them whole features take gigabytes
 LONGEST_STYLE_SIDE = 512  # pixels; the training's paintings had strokes of this scale
 

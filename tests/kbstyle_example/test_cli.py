@@ -55,6 +55,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (10, 40)).save(tmp_path / "small.png")
     (tmp_path / "weights").mkdir()
     save_weights(scratch(TEACHER, 1), tmp_path / "weights" / "teacher.safetensors", about={"trained": "3 steps"})
+    save_weights(scratch(TEACHER, 1), tmp_path / "weights" / "kbstyle.safetensors", about={"distilled": "3 steps"})
     monkeypatch.setattr(weights_file, "FOLDER", tmp_path / "weights")
     monkeypatch.setattr("kbstyle_example.perceptual_files.urlopen", lambda *_, **__: pytest.fail("a download"))
     monkeypatch.chdir(tmp_path)
@@ -341,7 +342,7 @@ def test_evaluate(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         assert ("50.png left out: the file isn't a picture" in err) == (part == "validation")
         assert {name for pair in results.data["plan"]["pairs"] for name in pair} <= {f"{n}.png" for n in MANY[part]}
         assert (len(results.data["plan"]["pairs"]), results.data["plan"]["size"]) == (3, 48)
-        assert results.names == ["teacher"]
+        assert results.names == ["teacher", "kbstyle"]
     wanted = Results.load(inputs / "test").means("teacher")
     judge = [path for path in (inputs / "many").glob("*.png") if int(path.stem) in MANY["test"]]
     again = evaluate(["teacher"], sorted(judge), sorted(judge), [tiny_vgg()], inputs / "api", size=48, pairs=3)

@@ -443,6 +443,20 @@ def test_the_bundled_teacher() -> None:
     assert set(about("teacher")) >= {"kbstyle", "trained"}
 
 
+def test_the_bundled_kbstyle_keeps_its_budgets() -> None:
+    whole = load_weights("kbstyle")
+    assert whole.config == STUDENT
+    for name, budget, error in (
+        ("kbstyle", BUDGET, 0),
+        ("kbstyle-float16", 104 << 10, 1e-3),
+        ("kbstyle-int8", 60 << 10, 0.02),
+    ):
+        assert bundled()[name].stat().st_size <= budget
+        for key, value in load_weights(name).state_dict().items():
+            torch.testing.assert_close(value, whole.state_dict()[key], rtol=0, atol=error * float(value.abs().max()))
+    assert {"distilled", "teacher"} <= set(about("kbstyle"))
+
+
 def test_all_that_lies_in_the_folder_is_bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_file, "FOLDER", tmp_path)
     assert bundled() == {}
@@ -452,8 +466,9 @@ def test_all_that_lies_in_the_folder_is_bundled(tmp_path: Path, monkeypatch: pyt
     assert list(bundled()) == ["kbstyle", "kbstyle-float16", "kbstyle-int8"]
 
 
-def test_the_bundled_teacher_takes_on_the_painting() -> None:
-    network = load_weights("teacher")
+@pytest.mark.parametrize("name", ["teacher", "kbstyle", "kbstyle-float16", "kbstyle-int8"])
+def test_bundled_weights_take_on_the_painting(name: str) -> None:
+    network = load_weights(name)
     painting = torch.tensor([0.9, 0.5, 0.1]).view(1, 3, 1, 1) + 0.05 * torch.randn(1, 3, 64, 64)
     photograph = torch.rand(1, 1, 64, 64).expand(1, 3, 64, 64).clone()
     with torch.inference_mode():
