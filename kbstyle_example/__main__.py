@@ -304,7 +304,9 @@ def _folders(command: argparse.ArgumentParser) -> None:
 
 def _measured(command: argparse.ArgumentParser) -> None:
     _folders(command)
-    command.add_argument("--weights", nargs="+", default=["teacher", "kbstyle"], help="bundled names or files (%(default)s)")
+    command.add_argument(
+        "--weights", nargs="+", default=["teacher", "kbstyle"], help="bundled names or files (%(default)s)"
+    )
     command.add_argument("--peers", type=Path, help="folder with the published weights of other networks")
     command.add_argument(
         "--part", choices=("validation", "test"), help="which pictures (validation; all, where none was trained on)"
