@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from kbstyle_example.networks import moments, normalised
+from kbstyle_example.moments import moments, normalised
 from skd.errors import ShapeError
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]

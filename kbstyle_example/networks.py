@@ -31,9 +31,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kbstyle_example.layers import Block, StyledBlocks, conv3, doubled
+from kbstyle_example.moments import Moments, modulated, moments
 from skd.errors import ArgumentError, ShapeError
 
-EPSILON = 1e-5  # of a channel's variance; features are of order one
 SMALLEST_SIDE = 16  # pixels: two positions a side are left at level 3
 
 
@@ -83,44 +84,6 @@ TEACHER = KBStyleConfig(widths=(32, 64, 128), deep_blocks=5)
 STUDENT = KBStyleConfig(widths=(8, 20, 32))
 
 
-def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3×3 convolution whose border repeats the edge: zeros would show as a dark frame.
-
-    Examples
-    --------
-    >>> conv3(3, 8, stride=2)(torch.zeros(1, 3, 6, 8)).shape
-    torch.Size([1, 8, 3, 4])
-    """
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, padding_mode="replicate")
-
-
-class Block(nn.Module):
-    """Residual block with a long reach: 7×7 depthwise (24 pixels at 1/4, 48 at 1/8), then two pointwise layers.
-
-    Examples
-    --------
-    >>> Block(4)(torch.zeros(1, 4, 2, 3)).shape
-    torch.Size([1, 4, 2, 3])
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.reach = nn.Conv2d(width, width, 7, padding=3, padding_mode="replicate", groups=width)
-        self.mix = nn.Conv2d(width, width, 1)
-        self.act = nn.ReLU()
-        self.out = nn.Conv2d(width, width, 1)
-        with torch.no_grad():
-            self.out.weight.mul_(0.3)  # a stack of blocks begins near the identity
-
-    def forward(self, x: Tensor, gain: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """(B, width, H, W) → the same shape. The middle times 1 + gain, plus shift, (B or 1, width, 1, 1) each."""
-        middle = self.mix(self.reach(x))
-        if gain is not None and shift is not None:
-            middle = torch.addcmul(shift, middle, 1 + gain)
-        out: Tensor = x + self.out(self.act(middle))
-        return out
-
-
 class Encoder(nn.Module):
     """Three levels, at 1/2, 1/4 and 1/8 of the picture's size; the blocks end the deepest.
 
@@ -144,114 +107,12 @@ class Encoder(nn.Module):
         return one, two, self.level3(two)
 
 
-class Moments(NamedTuple):
-    """Channel statistics of a feature: mean and standard deviation, (B, C, 1, 1) each."""
-
-    mean: Tensor
-    deviation: Tensor
-
-
 class StyleCode(NamedTuple):
     """All that the decoder knows of a painting; its size doesn't depend on the painting's."""
 
     level1: Moments
     level2: Moments
     level3: Moments
-
-
-def moments(feature: Tensor) -> Moments:
-    """Mean and standard deviation of each channel over the positions (population; EPSILON under the root).
-
-    Features of half precision are taken in float32, and so are their moments.
-
-    Examples
-    --------
-    >>> found = moments(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2))
-    >>> round(found.mean.item(), 3), round(found.deviation.item(), 3)
-    (3.0, 2.0)
-    """
-    variance, mean = var_mean(feature)
-    return Moments(mean, (variance + EPSILON).sqrt())
-
-
-def var_mean(feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Population variance and mean of each channel, (B, C, 1, 1) each, in float32 or, of float64, in float64.
-
-    Examples
-    --------
-    >>> [found.item() for found in var_mean(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2))]
-    [4.0, 3.0]
-    """
-    feature = feature if feature.dtype == torch.float64 else feature.float()
-    by_columns = (
-        feature.device.type == "cpu"
-        and feature.stride(1) == 1  # channels_last, or a part of it
-        and not (torch.is_grad_enabled() and feature.requires_grad)
-        and not torch.compiler.is_compiling()
-    )
-    if not by_columns:
-        return torch.var_mean(feature, dim=(2, 3), keepdim=True, correction=0)
-    samples = [_var_mean_by_columns(sample) for sample in feature.permute(0, 2, 3, 1)]
-    variance, mean = (torch.stack(found).view(*feature.shape[:2], 1, 1) for found in zip(*samples, strict=True))
-    return variance, mean
-
-
-def _var_mean_by_columns(sample: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances and means of (H, W, C), (C,) each: as `torch.var_mean` in a sixth of the time, without gradients.
-
-    The kernel is batch normalisation's. It adds up one value after another in float32, which loses 1e-3 of a variance
-    over half a million positions; so each column has channels of its own, and the columns are put together afterwards.
-    """
-    height, width, channels = sample.shape
-    columns = sample.reshape(1, height, 1, width * channels).permute(0, 3, 1, 2)
-    mean, variance = torch.batch_norm_update_stats(columns, None, None, 0.0)
-    between, mean = torch.var_mean(mean.view(width, channels), dim=0, correction=0)
-    return variance.view(width, channels).mean(0) + between, mean
-
-
-def normalised(feature: Tensor) -> Tensor:
-    """Each channel with mean 0 and deviation 1.
-
-    Examples
-    --------
-    >>> normalised(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2)).flatten().round(decimals=3)
-    tensor([-1.,  1.])
-    """
-    mean, deviation = moments(feature)
-    return (feature - mean) / deviation
-
-
-class StyledBlocks(nn.Module):
-    """Blocks whose middles the style scales and shifts, each channel of each block (FiLM, Perez et al. 2018).
-
-    Gains and shifts come from the style's statistics at this level, by two layers with a quarter of the width between.
-    They begin at zero, when the blocks are the same for any style. The last layer has no bias: the weights of `mix` and
-    its bias can say the same.
-
-    Examples
-    --------
-    >>> blocks, feature = StyledBlocks(4, 2), torch.rand(1, 4, 5, 6)
-    >>> blocks(feature, moments(feature)).shape
-    torch.Size([1, 4, 5, 6])
-    """
-
-    def __init__(self, width: int, count: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(width) for _ in range(count))
-        if count > 0:
-            hidden = max(1, width // 4)
-            last = nn.Linear(hidden, 2 * width * count, bias=False)
-            nn.init.zeros_(last.weight)
-            self.film = nn.Sequential(nn.Linear(2 * width, hidden), nn.ReLU(), last)
-
-    def forward(self, x: Tensor, style: Moments) -> Tensor:
-        """(B or 1, width, H, W) and the statistics of one style or of B → (B, width, H, W)."""
-        if len(self.blocks) > 0:
-            code = torch.cat((style.mean, style.deviation), 1).flatten(1).to(x.dtype)
-            films = self.film(code)[..., None, None].chunk(2 * len(self.blocks), 1)
-            for block, gain, shift in zip(self.blocks, films[::2], films[1::2], strict=True):
-                x = block(x, gain, shift)
-        return x
 
 
 class Decoder(nn.Module):
@@ -306,48 +167,6 @@ class Decoder(nn.Module):
     def _level2(self, x: Tensor, style: StyleCode, known: Moments | None) -> Tensor:
         out: Tensor = self.level2(F.relu(modulated(x, style.level2, known)), style.level2)
         return out
-
-
-def doubled(feature: Tensor) -> Tensor:
-    """Twice the height and width: blurred by [1 2 1] along both axes, then bilinear.
-
-    The blur takes away what alternates from one position to the next. Without it the network paints smooth skies with
-    that alternation, and they show a lattice of 8 pixels (seen with nearest neighbours).
-
-    Examples
-    --------
-    >>> checkerboard = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]]).repeat(1, 1, 3, 3)
-    >>> float(doubled(checkerboard)[:, :, 3:-3, 3:-3].abs().max())
-    0.0
-    """
-    blurred = F.avg_pool2d(F.avg_pool2d(F.pad(feature, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
-    return F.interpolate(blurred, scale_factor=2.0, mode="bilinear", align_corners=False)
-
-
-def modulated(feature: Tensor, style: Moments, known: Moments | None = None) -> Tensor:
-    """Adaptive instance normalisation (Huang & Belongie 2017, eq. 8), with the feature's own statistics or known ones.
-
-    Raises
-    ------
-    ShapeError
-        The style has another number of channels, or neither one sample nor as many as the feature.
-
-    Examples
-    --------
-    >>> wanted = Moments(torch.full((1, 1, 1, 1), 10.0), torch.full((1, 1, 1, 1), 3.0))
-    >>> modulated(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2), wanted).flatten().round(decimals=3)
-    tensor([ 7., 13.])
-    """
-    batch, styles = feature.shape[0], style.mean.shape[0]
-    if style.mean.shape[1] != feature.shape[1] or (batch != styles and 1 not in (batch, styles)):
-        raise ShapeError(
-            "a style code doesn't fit the network or the batch",
-            got=f"{styles} styles of {style.mean.shape[1]} channels",
-            expected=f"1 or {batch} of {feature.shape[1]}",
-        )
-    mean, deviation = moments(feature) if known is None else known
-    gain = style.deviation / deviation
-    return torch.addcmul(style.mean - mean * gain, feature, gain)  # one pass over the feature
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kbstyle_example.networks import Moments, StyleCode
+from kbstyle_example.moments import Moments
+from kbstyle_example.networks import StyleCode
 from kbstyle_example.photograph import Photograph, Source
 from kbstyle_example.strips import Pixels, as_numbers, as_pixels, strips
 from skd.errors import ArgumentError

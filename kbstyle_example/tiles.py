@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kbstyle_example.networks import EPSILON, KBStyle, Moments, StyleCode, var_mean
+from kbstyle_example.moments import EPSILON, Moments, var_mean
+from kbstyle_example.networks import KBStyle, StyleCode
 from skd.errors import ArgumentError
 
 TILE = 1024  # pixels: a compromise between memory and what is painted twice

@@ -9,16 +9,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kbstyle_example.networks import (
-    Block,
-    Decoder,
-    Encoder,
-    KBStyle,
-    KBStyleConfig,
-    StyleCode,
-    conv3,
-    normalised,
-)
+from kbstyle_example.layers import Block, conv3
+from kbstyle_example.moments import normalised
+from kbstyle_example.networks import Decoder, Encoder, KBStyle, KBStyleConfig, StyleCode
 from kbstyle_example.weights_file import encoded
 from skd.errors import ArgumentError
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kbstyle_example import losses
-from kbstyle_example.networks import modulated, moments
+from kbstyle_example.moments import modulated, moments
 from kbstyle_example.perceptual import Perceptual
 from skd.errors import ArgumentError, NonFiniteError, ShapeError
 

@@ -16,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from kbstyle_example.layers import Block
 from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, StyleTask
-from kbstyle_example.networks import Block, KBStyle, KBStyleConfig, moments
+from kbstyle_example.moments import moments
+from kbstyle_example.networks import KBStyle, KBStyleConfig
 from kbstyle_example.peers import System
 from kbstyle_example.perceptual import VGG, SqueezeNet
 from kbstyle_example.weights_file import encoded

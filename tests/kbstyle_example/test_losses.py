@@ -18,7 +18,8 @@ from kbstyle_example.distances import (
     moment_distance,
 )
 from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, StyleTask, guided
-from kbstyle_example.networks import EPSILON, KBStyle, KBStyleConfig
+from kbstyle_example.moments import EPSILON
+from kbstyle_example.networks import KBStyle, KBStyleConfig
 from kbstyle_example.perceptual import VGG, VGG19_STAGES, Perceptual
 from skd.errors import ArgumentError, NonFiniteError, ShapeError
 

@@ -14,24 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from kbstyle_example.layers import Block, StyledBlocks, conv3, doubled
+from kbstyle_example.moments import EPSILON, Moments, modulated, moments, normalised
 from kbstyle_example.networks import (
-    EPSILON,
     STUDENT,
     TEACHER,
-    Block,
     Decoder,
     Encoder,
     KBStyle,
     KBStyleConfig,
-    Moments,
     StyleCode,
-    StyledBlocks,
-    conv3,
-    doubled,
     even_phases,
-    modulated,
-    moments,
-    normalised,
     padded,
 )
 from kbstyle_example.weights_file import load_weights, save_weights

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kbstyle_example.networks import Moments, StyleCode
+from kbstyle_example.moments import Moments
+from kbstyle_example.networks import StyleCode
 from kbstyle_example.strips import resized
 from kbstyle_example.styles import checked_weights, layers, mask_pixels, mixed
 from skd.errors import ArgumentError

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kbstyle_example.networks import KBStyle, KBStyleConfig, Moments, StyleCode
+from kbstyle_example.moments import Moments
+from kbstyle_example.networks import KBStyle, KBStyleConfig, StyleCode
 from kbstyle_example.tiles import render_tiles, tiles
 from kbstyle_example.weights_file import load_weights
 from skd.errors import ArgumentError

@@ -23,7 +23,7 @@ from kbstyle_example.evaluation.measures import (
     ssim,
     style_distance,
 )
-from kbstyle_example.networks import EPSILON
+from kbstyle_example.moments import EPSILON
 from kbstyle_example.perceptual import VGG, VGG19_STAGES, Perceptual, SqueezeNet
 from skd.errors import ArgumentError, NonFiniteError, ShapeError
 
