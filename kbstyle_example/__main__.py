@@ -115,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         _add(command, "--batch-size", function, "pairs in a batch")
         _add(command, "--workers", function, "processes that load pictures")
         _add(command, "--crop", function, "side of the training crops in pixels")
+        _add(command, "--vary-colours", function, "share of the paintings whose colours are changed")
         command.add_argument("--start", help="bundled name or file of weights to begin with (random first weights)")
         command.set_defaults(run=name, interrupted=GOES_ON)
         if name == "distill":
@@ -270,6 +271,7 @@ def _add_guide(command: _Parser) -> None:
 def _add_losses(command: _Parser, function: Callable[..., Any]) -> None:
     """What losses under a perceptual network weigh, in all and layer by layer."""
     _add(command, "--style-weight", function, "of the style's loss")
+    _add(command, "--luminance-weight", function, "of the style's loss of pictures in grey")
     _add(command, "--feature-weight", function, "of the difference from what is imitated, feature by feature")
     for name, what in (
         ("style", "means and deviations"),

@@ -28,6 +28,7 @@ def training_samples(
     crop: int,
     batch_size: int,
     workers: int = 0,
+    vary_colours: float = 0.0,
 ) -> StylePairs:
     """As many pairs of crops as a process uses up: no crop is seen twice.
 
@@ -50,9 +51,8 @@ def training_samples(
         raise ArgumentError("pairs in a batch", got=batch_size, expected="1 or more")
     if workers < 0:
         raise ArgumentError("processes that load pictures", got=workers, expected="0 or more")
-    samples = StylePairs(
-        contents, styles, crop=crop, length=recipe.steps * recipe.accumulate * batch_size, seed=recipe.seed
-    )
+    length = recipe.steps * recipe.accumulate * batch_size
+    samples = StylePairs(contents, styles, crop=crop, length=length, seed=recipe.seed, vary_colours=vary_colours)
     samples[0]
     return samples
 

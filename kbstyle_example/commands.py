@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kbstyle_example.data import list_pictures, of_split
+from kbstyle_example.data import list_pictures
 from kbstyle_example.files import writable_folder
+from kbstyle_example.splits import of_split
 from kbstyle_example.validation import Folders, pairs_to_validate
 from kbstyle_example.weights_file import load_weights, save_weights
 from skd import Recipe
@@ -130,6 +131,7 @@ def distill(options: argparse.Namespace) -> None:
         crop=options.crop,
         batch_size=options.batch_size,
         workers=options.workers,
+        vary_colours=options.vary_colours,
         start=options.start,
         perceptual=None if options.perceptual is None else load_perceptual(options.perceptual),
         validation=validation,
@@ -163,6 +165,7 @@ def train(options: argparse.Namespace) -> None:
         crop=options.crop,
         batch_size=options.batch_size,
         workers=options.workers,
+        vary_colours=options.vary_colours,
         guide=guide,
         start=options.start,
         validation=validation,
@@ -262,7 +265,8 @@ def info(_: argparse.Namespace) -> None:
 def _losses(options: argparse.Namespace) -> dict[str, Any]:
     """What losses under a perceptual network weigh."""
     layers = {name: dict(getattr(options, name)) for name in ("style_weights", "covariance_weights", "feature_weights")}
-    return {"style_weight": options.style_weight, "feature_weight": options.feature_weight, **layers}
+    totals = {name: getattr(options, name) for name in ("style_weight", "luminance_weight", "feature_weight")}
+    return {**totals, **layers}
 
 
 def _guide(options: argparse.Namespace) -> tuple[str, Path] | None:
@@ -289,7 +293,7 @@ def _pictures(options: argparse.Namespace) -> tuple[Folders, Folders | None]:
             raise DataError(
                 "no picture in the folder is for training",
                 got=f"{getattr(options, kind)} with {len(paths)} pictures whose names say validation or test",
-                remedy="add pictures: nine in ten are for training (see kbstyle_example.data.split)",
+                remedy="add pictures: nine in ten are for training (see kbstyle_example.splits.split)",
             )
     return (of_split(found[0], "train"), of_split(found[1], "train")), pairs_to_validate(*found)
 

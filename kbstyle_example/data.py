@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -16,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kbstyle_example.images import FORMATS, open_picture
+from kbstyle_example.recolouring import Pixels, recoloured
+from kbstyle_example.splits import digest_of_names
 from skd.errors import ArgumentError, DataError, FileError
 
 SUFFIXES = frozenset(FORMATS)
-Split: TypeAlias = Literal["train", "validation", "test"]
 LARGEST_UPSCALE = 1.35  # beyond it a painting's strokes are blur, not strokes
 
 
@@ -47,99 +46,6 @@ def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
     if not paths:
         raise DataError("no pictures in the folder", got=str(folder), expected=f"files ending in {sorted(SUFFIXES)}")
     return paths
-
-
-def split(path: str | os.PathLike[str]) -> Split:
-    """What a picture is for: training, tuning, or final tables only.
-
-    It is fixed here, by the picture's name alone, so that no picture of a final table is ever trained on: whatever
-    else lies in the folder, wherever the folder lies, and whoever trains. A list of files or a seed could be changed.
-
-    Parameters
-    ----------
-    path : path
-        The SHA-256 of its last part (UTF-8), as a number modulo 20, decides: 0 is validation, 1 is test, the rest
-        train. About 5, 5 and 90 % of all pictures. A renamed picture may change sides.
-
-    Raises
-    ------
-    ArgumentError
-        The path has no last part.
-
-    Examples
-    --------
-    >>> split("photos/tower.jpg"), split("photos/picture5.jpg"), split("photos/wave.jpg")
-    ('validation', 'test', 'train')
-    """
-    remainder = _number(path) % 20
-    return "validation" if remainder == 0 else "test" if remainder == 1 else "train"
-
-
-def half(path: str | os.PathLike[str]) -> Split:
-    """What a picture of a folder that is never trained on is for: tuning, or final tables only.
-
-    Such a folder needs no part to train on, and one in twenty would leave too few. No picture changes its side: those
-    for validation and for tests by `split` are in the half of the same name.
-
-    Parameters
-    ----------
-    path : path
-        The same number as in `split`: even is validation, odd is test.
-
-    Raises
-    ------
-    ArgumentError
-        The path has no last part.
-
-    Examples
-    --------
-    >>> half("photos/tower.jpg"), half("photos/picture5.jpg"), half("photos/wave.jpg")
-    ('validation', 'test', 'validation')
-    """
-    return "test" if _number(path) % 2 else "validation"
-
-
-def _number(path: str | os.PathLike[str]) -> int:
-    name = Path(path).name
-    if not name:
-        raise ArgumentError("a path without a file name", got=repr(os.fspath(path)))
-    # Names that aren't UTF-8 on disk come as surrogates: hash the bytes that stand there.
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), "big")
-
-
-def of_split(paths: Iterable[Path], name: Split) -> list[Path]:
-    """Those of the pictures that are for training, for validation or for tests, in the order given.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-    name : {"train", "validation", "test"}
-
-    Raises
-    ------
-    ArgumentError
-        There is no such split, or a path without a file name.
-
-    Examples
-    --------
-    >>> [path.name for path in of_split([Path("a/tower.jpg"), Path("a/wave.jpg"), Path("b/wave.jpg")], "train")]
-    ['wave.jpg', 'wave.jpg']
-    """
-    if name not in get_args(Split):
-        raise ArgumentError("no such split", got=repr(name), expected=f"one of {', '.join(get_args(Split))}")
-    return [path for path in paths if split(path) == name]
-
-
-def digest_of_names(paths: Sequence[Path]) -> str:
-    """Tells one list of pictures from another: their number, and a digest of their names, in order.
-
-    Examples
-    --------
-    >>> digest_of_names([Path("a/x.jpg"), Path("b/y.jpg")]) == digest_of_names([Path("c/x.jpg"), Path("y.jpg")])
-    True
-    """
-    names = "\n".join(path.name for path in paths).encode("utf-8", "surrogateescape")
-    return f"{len(paths)} files {hashlib.sha256(names).hexdigest()[:16]}"
 
 
 class Pictures:
@@ -214,6 +120,8 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
         Sample i depends on the seed and i alone.
     smallest_zoom : float
         The smallest share of a picture's short side that a crop may show.
+    vary_colours : float
+        Share of the paintings whose colours are changed (`kbstyle_example.recolouring`).
 
     Raises
     ------
@@ -244,6 +152,7 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
         length: int,
         seed: int = 0,
         smallest_zoom: float = 0.5,
+        vary_colours: float = 0.0,
     ) -> None:
         if crop < 16 or crop % 8:
             raise ArgumentError("side of the crops", got=crop, expected="a multiple of 8 from 16 up")
@@ -253,9 +162,12 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
             raise ArgumentError("seed of the samples", got=seed, expected="0 or more")
         if not 0 < smallest_zoom <= 1:
             raise ArgumentError("smallest zoom", got=smallest_zoom, expected="above 0, at most 1")
+        if not 0 <= vary_colours <= 1:
+            raise ArgumentError("share of paintings in other colours", got=vary_colours, expected="0 to 1")
         smallest = math.ceil(crop / LARGEST_UPSCALE)
         self.contents, self.styles = Pictures(contents, smallest=smallest), Pictures(styles, smallest=smallest)
         self.crop, self.length, self.seed, self.smallest_zoom = crop, length, seed, smallest_zoom
+        self.vary_colours = vary_colours
 
     def __len__(self) -> int:
         return self.length
@@ -268,6 +180,7 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
             "crop": self.crop,
             "smallest_zoom": self.smallest_zoom,
             "pairs_seed": self.seed,
+            **({"vary_colours": self.vary_colours} if self.vary_colours else {}),  # runs from before go on
         }
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -275,9 +188,12 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
         if not 0 <= index < self.length:
             raise IndexError(index)
         random = np.random.default_rng([self.seed, index])
-        return self._crop(self.contents, random), self._crop(self.styles, random)
+        content, style = self._crop(self.contents, random), self._crop(self.styles, random)
+        if self.vary_colours and random.random() < self.vary_colours:
+            style = recoloured(style, random)
+        return torch.from_numpy(content).permute(2, 0, 1), torch.from_numpy(style).permute(2, 0, 1)
 
-    def _crop(self, pictures: Pictures, random: np.random.Generator) -> Tensor:
+    def _crop(self, pictures: Pictures, random: np.random.Generator) -> Pixels:
         picture = pictures.open(int(random.integers(len(pictures))))
         short = min(picture.size)
         sharp = math.ceil(self.crop / LARGEST_UPSCALE)
@@ -291,4 +207,5 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
         pixels = np.asarray(picture)
         if random.random() < 0.5:
             pixels = pixels[:, ::-1]
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+        found: Pixels = pixels.astype(np.float32) / np.float32(255)
+        return found

@@ -72,10 +72,12 @@ def distill(
     crop: int = 128,
     batch_size: int = 4,
     workers: int = 1,
+    vary_colours: float = 0.0,
     start: Start | None = None,
     perceptual: Perceptual | None = None,
     feature_weight: float = FEATURE_WEIGHT,
     style_weight: float = STYLE_WEIGHT,
+    luminance_weight: float = 0.0,
     feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
     style_weights: Mapping[str, float] = STYLE_WEIGHTS,
     covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
@@ -102,6 +104,8 @@ def distill(
         Pairs in a batch.
     workers : int
         Processes that load pictures; 0 loads in this one.
+    vary_colours : float
+        Share of the paintings whose colours are changed (`kbstyle_example.recolouring`).
     start : KBStyle, path or str, optional
         A student, its weights file or the name of bundled weights to begin with, in place of random first weights. It
         is copied.
@@ -110,6 +114,8 @@ def distill(
         frozen. Without it only pixels of the output are compared, and the student's strokes blur.
     feature_weight, style_weight : float
         Of these two comparisons.
+    luminance_weight : float
+        Of the grey pictures' part in the comparison of styles, beside 1 for the coloured ones'.
     feature_weights, style_weights, covariance_weights : mapping of str to float
         Of the perceptual network's layers in them, see `kbstyle_example.losses`.
     validation : (sequence of Path, sequence of Path), optional
@@ -149,9 +155,12 @@ def distill(
     >>> done.run.steps, len(done.report.rows), done.student.config.widths
     (2, 19, (2, 3, 4))
     """
-    samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers)
+    samples = training_samples(
+        contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers, vary_colours=vary_colours
+    )
     # Calibration pictures of the same kind, and never the same crops.
-    calibration = StylePairs(contents, styles, crop=crop, length=CALIBRATION_BATCHES * batch_size, seed=recipe.seed + 1)
+    length, seed = CALIBRATION_BATCHES * batch_size, recipe.seed + 1
+    calibration = StylePairs(contents, styles, crop=crop, length=length, seed=seed, vary_colours=vary_colours)
     student, begun = first_weights(config, recipe.seed, start)
     teacher = copy.deepcopy(teacher)
     perceived = None
@@ -160,6 +169,7 @@ def distill(
             perceptual,
             feature_weight=feature_weight,
             style_weight=style_weight,
+            luminance_weight=luminance_weight,
             feature_weights=feature_weights,
             style_weights=style_weights,
             covariance_weights=covariance_weights,

@@ -7,6 +7,9 @@ Style, at each layer l of the perceptual network, with o the result and s the pa
 
     style = Σ_l w_l L_l + Σ_l k_l K_l
 
+and, where asked for, Σ_l w_l L_l once more, of both pictures in grey, the result's luminance brought to the mean and
+deviation of the painting's: colour can't lower it, only strokes and texture can.
+
 Dividing by the painting's own energy makes the layers comparable (raw VGG features differ by orders of magnitude
 between layers), so that the weights alone say what a layer counts. The abstract of the KBStyle paper speaks of a
 weighted style loss and gives no formula: this one is ours.
@@ -34,6 +37,7 @@ from kbstyle_example.distances import (
     moment_distance,
     weighted,
 )
+from kbstyle_example.luminance import matched_luminance
 from kbstyle_example.networks import KBStyle
 from kbstyle_example.perceptual import Perceptual, layer_weights
 from skd.errors import NonFiniteError, ShapeError
@@ -106,7 +110,8 @@ class StyleTask(Watching):
         Given the photographs and the paintings, returns pictures that the network's shall be like, (B, 3, H, W), which
         are clamped to 0..1. A module is moved along; it is neither trained nor kept. The content is still compared
         with the photograph's.
-    content_weight, style_weight : float
+    content_weight, style_weight, luminance_weight : float
+        Without a luminance weight the perceptual network doesn't run on the grey pictures.
     pixel_weight, feature_weight : float
         p of the module's formula, and what its f_l are multiplied by; of the guide's pictures.
     style_weights, covariance_weights, feature_weights : mapping of str to float
@@ -142,6 +147,7 @@ class StyleTask(Watching):
         guide: Guide | None = None,
         content_weight: float = CONTENT_WEIGHT,
         style_weight: float = STYLE_WEIGHT,
+        luminance_weight: float = 0.0,
         pixel_weight: float = PIXEL_WEIGHT,
         feature_weight: float = FEATURE_WEIGHT,
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
@@ -153,11 +159,11 @@ class StyleTask(Watching):
         self.covariance_weights = layer_weights(perceptual, covariance_weights)
         # Without a guide they don't count, and the network may have none of these layers.
         self.feature_weights = {} if guide is None else layer_weights(perceptual, feature_weights)
-        for weight in (content_weight, style_weight, pixel_weight, feature_weight):
+        for weight in (content_weight, style_weight, luminance_weight, pixel_weight, feature_weight):
             layer_weights(perceptual, {perceptual.content_layer: weight})
         self.network = network
         self.__dict__["guide"] = guide  # no submodule, either
-        self.content_weight, self.style_weight = content_weight, style_weight
+        self.content_weight, self.style_weight, self.luminance_weight = content_weight, style_weight, luminance_weight
         self.pixel_weight, self.feature_weight = pixel_weight, feature_weight
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -196,6 +202,9 @@ class StyleTask(Watching):
             "style": self.style_weight * moment,
             "texture": self.style_weight * texture,
         }
+        if self.luminance_weight:
+            grey = self.luminance_weight * luminance_distance(self.perceptual, output, style, self.style_weights)
+            terms["luminance"] = grey
         if self.guide is not None:
             with torch.no_grad():
                 wanted = guided(self.guide, content, style)
@@ -203,6 +212,21 @@ class StyleTask(Watching):
             terms["pixels"] = self.pixel_weight * (output - wanted).abs().mean()
             terms["features"] = self.feature_weight * weighted(feature_distance, found, imitated, self.feature_weights)
         return Losses(terms)
+
+
+def luminance_distance(perceptual: Perceptual, output: Tensor, style: Tensor, weights: Mapping[str, float]) -> Tensor:
+    """Σ_l w_l L_l of grey pictures, see the module; a scalar.
+
+    Examples
+    --------
+    >>> from kbstyle_example.perceptual import VGG
+    >>> tiny, painting = VGG("tiny", (4,), stages=((1, "1"),), content_layer="relu1_1"), torch.rand(1, 3, 8, 8)
+    >>> bool(luminance_distance(tiny, 0.5 * painting, painting, {"relu1_1": 1.0}) < 1e-4)  # darker, and as painted
+    True
+    """
+    with torch.no_grad():
+        painted = perceptual(matched_luminance(style, style))
+    return weighted(moment_distance, perceptual(matched_luminance(output, style)), painted, weights)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kbstyle_example.distances import covariance_distance, feature_distance, moment_distance, weighted
-from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, Watching
+from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, Watching, luminance_distance
 from kbstyle_example.perceptual import Perceptual, layer_weights
 from skd.methods import Transfer
 
@@ -27,6 +27,8 @@ class Perceived(Watching):
         It is frozen here.
     feature_weight, style_weight : float
         Of the distance, and of the task's loss; at 0 there is none.
+    luminance_weight : float
+        Of the grey pictures' part in the task's loss, beside 1 for the coloured ones'.
     style_weights, covariance_weights, feature_weights : mapping of str to float
         w_l, k_l and f_l of `kbstyle_example.losses`.
 
@@ -54,6 +56,7 @@ class Perceived(Watching):
         *,
         feature_weight: float = 1.0,
         style_weight: float = 1.0,
+        luminance_weight: float = 0.0,
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
         covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
         feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
@@ -62,9 +65,9 @@ class Perceived(Watching):
         self.style_weights = layer_weights(perceptual, style_weights)
         self.covariance_weights = layer_weights(perceptual, covariance_weights)
         self.feature_weights = layer_weights(perceptual, feature_weights)
-        for weight in (feature_weight, style_weight):
+        for weight in (feature_weight, style_weight, luminance_weight):
             layer_weights(perceptual, {perceptual.content_layer: weight})
-        self.feature_weight, self.style_weight = feature_weight, style_weight
+        self.feature_weight, self.style_weight, self.luminance_weight = feature_weight, style_weight, luminance_weight
         self._seen: tuple[Tensor, dict[str, Tensor]] | None = None
 
     def transfers(self) -> list[Transfer]:
@@ -80,13 +83,17 @@ class Perceived(Watching):
         return weighted(feature_distance, found, wanted, self.feature_weights)
 
     def style(self, output: Tensor, batch: Sequence[Tensor]) -> Tensor:
-        """Σ_l w_l L_l + Σ_l k_l K_l of pictures after the paintings of a batch (photographs, paintings), a scalar."""
+        """The style's loss of `losses`, of pictures after a batch's paintings (photographs, paintings), a scalar."""
         seen, self._seen = self._seen, None
         found = seen[1] if seen is not None and seen[0] is output else self.perceptual(output)
         with torch.no_grad():
             painted = self.perceptual(batch[1])
         moment = weighted(moment_distance, found, painted, self.style_weights)
-        return moment + weighted(covariance_distance, found, painted, self.covariance_weights)
+        total = moment + weighted(covariance_distance, found, painted, self.covariance_weights)
+        if self.luminance_weight:
+            grey = luminance_distance(self.perceptual, output, batch[1], self.style_weights)
+            total = total + self.luminance_weight * grey
+        return total
 
     def extra_repr(self) -> str:
         return self.identity()
@@ -94,4 +101,6 @@ class Perceived(Watching):
     def identity(self) -> str:
         """What tells it from another: the network, its digest, and the layers' weights."""
         weights: list[Any] = [self.feature_weights, self.style_weights, self.covariance_weights]
+        if self.luminance_weight:  # runs from before there was one go on
+            weights.append(self.luminance_weight)
         return " ".join(map(str, (self.perceptual.name, self.perceptual.sha256, *weights)))

@@ -55,7 +55,7 @@ def reproduce(
     stage says how long all that is left will take, from what a few steps and a pair took at the start; mistakes in the
     options show then, too. Once that went well the folder holds this reproduction, and no other.
 
-    Pictures whose name says "test" (`data.split`) are measured on and never trained on; those that say "validation"
+    Pictures whose name says "test" (`splits.split`) are measured on and never trained on; those that say "validation"
     are looked at while it trains.
 
     Parameters

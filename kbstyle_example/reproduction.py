@@ -10,12 +10,13 @@ from typing import Any
 
 import skd
 from kbstyle_example.beginning import Start, first_weights
-from kbstyle_example.data import digest_of_names, list_pictures, of_split
+from kbstyle_example.data import list_pictures
 from kbstyle_example.distill import RECIPE as STUDENT_RECIPE
 from kbstyle_example.evaluation.card import NOT_STATED
 from kbstyle_example.networks import STUDENT, TEACHER, KBStyleConfig
 from kbstyle_example.peers import System
 from kbstyle_example.perceptual import Perceptual
+from kbstyle_example.splits import digest_of_names, of_split
 from kbstyle_example.train import guide_name
 from skd.errors import DataError
 
@@ -88,7 +89,7 @@ def parts_of(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
             raise DataError(
                 f"no picture in {Path(folder).name} is for {'training' if part == 'train' else 'tests'}",
                 got=f"{len(paths)} pictures",
-                expected="about one in twenty for tests, by their names (see kbstyle_example.data.split)",
+                expected="about one in twenty for tests, by their names (see kbstyle_example.splits.split)",
                 remedy="add pictures: of a hundred, some are for each",
             )
     twice = {path.name for path in parts["test"] if sum(other.name == path.name for other in parts["test"]) > 1}

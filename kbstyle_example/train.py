@@ -38,6 +38,7 @@ def train(
     crop: int = 160,
     batch_size: int = 4,
     workers: int = 1,
+    vary_colours: float = 0.0,
     guide: System | None = None,
     start: Start | None = None,
     validation: Folders | None = None,
@@ -62,6 +63,8 @@ def train(
         Pairs in a batch.
     workers : int
         Processes that load pictures; 0 loads in this one.
+    vary_colours : float
+        Share of the paintings whose colours are changed (`kbstyle_example.recolouring`).
     guide : System, optional
         Whose pictures the network's shall be like (`kbstyle_example.peers.load_peer`; `as_system` makes one of a
         KBStyle network). It isn't changed.
@@ -100,10 +103,14 @@ def train(
     >>> done.run.steps, done.network.config == TEACHER
     (2, True)
     """
-    samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers)
+    samples = training_samples(
+        contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers, vary_colours=vary_colours
+    )
     network, begun = first_weights(config, recipe.seed, start)
     task = StyleTask(network, perceptual, guide=None if guide is None else one_by_one(guide), **options)
     weights: list[Any] = [task.content_weight, task.style_weight, task.style_weights, task.covariance_weights]
+    if task.luminance_weight:
+        weights.append(task.luminance_weight)
     if guide is not None:
         weights += [task.pixel_weight, task.feature_weight, task.feature_weights]
     run = skd.fit(

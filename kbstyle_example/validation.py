@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from kbstyle_example.data import StylePairs, of_split
+from kbstyle_example.data import StylePairs
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.networks import KBStyle
 from kbstyle_example.perceived import Perceived
+from kbstyle_example.splits import of_split
 
 PAIRS, BATCH = 16, 4
 Folders = tuple[Sequence[Path], Sequence[Path]]

@@ -24,13 +24,14 @@ from benchmarks.ablations.arms import ARMS, BASE, Arm
 from benchmarks.ablations.running import TIMED, Crops, Pairs, Setting, time_beside, train
 from benchmarks.ablations.table import table
 from benchmarks.ablations.variants import build, fitted
-from kbstyle_example.data import digest_of_names, list_pictures, of_split
+from kbstyle_example.data import list_pictures
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.evaluation.pairs import choose_pairs, pictures_to_measure, square
 from kbstyle_example.files import write_atomically
 from kbstyle_example.networks import STUDENT, KBStyleConfig
 from kbstyle_example.peers import load_peer
 from kbstyle_example.perceptual_files import load_perceptual
+from kbstyle_example.splits import digest_of_names, of_split
 from kbstyle_example.weights_file import encoded
 
 RESULTS = Path(__file__).parents[1] / "results" / "ablations.json"

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kbstyle_example.data import digest_of_names
 from kbstyle_example.evaluation.results import Results
 from kbstyle_example.files import write_atomically
 from kbstyle_example.peers.system import as_system
 from kbstyle_example.perceptual import Perceptual
+from kbstyle_example.splits import digest_of_names
 from kbstyle_example.weights_file import about, load_weights
 from skd.errors import DataError
 

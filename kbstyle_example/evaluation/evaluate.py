@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-from kbstyle_example.data import split
 from kbstyle_example.evaluation.costs import ROUNDS, latencies, peak_memory, surroundings
 from kbstyle_example.evaluation.measures import Judge, measuring_layers
 from kbstyle_example.evaluation.pairs import PAIRS, SIZE, choose_pairs, open_for, square
@@ -25,6 +24,7 @@ from kbstyle_example.files import digest, writable_folder, write_atomically
 from kbstyle_example.networks import KBStyle
 from kbstyle_example.peers.system import Size, System, as_system
 from kbstyle_example.perceptual import Perceptual
+from kbstyle_example.splits import split
 from skd.errors import ArgumentError, DataError, FileError, NonFiniteError, closest
 
 FORMAT = 1
@@ -77,7 +77,7 @@ def evaluate(
         The system that differences and times are relative to; the first one otherwise.
     never_trained_on : bool
         You declare that no system was trained on any of these pictures. Otherwise those whose name says "train"
-        (`data.split`) are refused.
+        (`splits.split`) are refused.
     timed : sequence of (width, height)
         Sizes to time at; none skips it.
     rounds : int

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from kbstyle_example.data import LARGEST_UPSCALE, Split, half, list_pictures, of_split
+from kbstyle_example.data import LARGEST_UPSCALE, list_pictures
 from kbstyle_example.images import load_image, open_picture
+from kbstyle_example.splits import Split, half, of_split
 from skd.errors import ArgumentError, DataError, SkdError
 
 SIZE, PAIRS = 512, 64  # pixels a side, and how many pairs of a content and a style
@@ -33,7 +34,7 @@ def pictures_to_measure(
         Validation (the default) while a system is being made; test for final tables only.
     never_trained_on : bool
         The whole folder was never trained on, whatever its files are called: all of it may be measured on, or, where
-        a part is named, the half of it that `data.half` tells.
+        a part is named, the half of it that `splits.half` tells.
     size : int
         Pictures that would have to be stretched by more than 1.35 to it can't be used.
 

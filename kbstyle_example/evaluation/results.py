@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kbstyle_example.data import split
 from kbstyle_example.evaluation.intervals import Interval, Pair, interval
 from kbstyle_example.evaluation.measures import HIGHER_IS_BETTER
 from kbstyle_example.files import write_atomically
+from kbstyle_example.splits import split
 from skd.errors import ArgumentError, DataError, FileError, closest
 
 RESULTS = "results.json"

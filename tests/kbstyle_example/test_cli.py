@@ -265,6 +265,7 @@ def test_recipe_options_reach_the_training(inputs: Path, monkeypatch: pytest.Mon
     given: dict[str, Any] = {
         "steps": 7, "seconds": 8.5, "learning_rate": 0.25, "accumulate": 2, "average": 0.5, "evaluate_every": 3,
         "save_every": 4, "seed": 5, "precision": "bfloat16", "crop": 32, "batch_size": 3, "workers": 2,
+        "vary_colours": 0.5,
     }  # fmt: skip
     options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     assert main([*DISTILL, *options]) == 130
@@ -290,7 +291,8 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
     guide = System("microast", lambda content, style: content, "f" * 64, 0, 0, lambda content, style: 0)
     monkeypatch.setattr("kbstyle_example.peers.load_peer", lambda *names: asked.append(names) or guide)
     wanted: dict[str, Any] = {
-        "start": "weights/begun", "style_weight": 2.5, "feature_weight": 3.5,
+        "start": "weights/begun", "style_weight": 2.5, "feature_weight": 3.5, "luminance_weight": 1.5,
+        "vary_colours": 0.25,
         "style_weights": {"relu1_1": 0.5, "relu2_1": 2.0}, "covariance_weights": {},
         "feature_weights": {"relu3_1": 1.0},
     }  # fmt: skip

@@ -16,17 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from kbstyle_example.data import (
-    LARGEST_UPSCALE,
-    Pictures,
-    Split,
-    StylePairs,
-    digest_of_names,
-    half,
-    list_pictures,
-    of_split,
-    split,
-)
+from kbstyle_example.data import LARGEST_UPSCALE, Pictures, StylePairs, list_pictures
+from kbstyle_example.splits import Split, digest_of_names, half, of_split, split
 from skd.errors import ArgumentError, DataError
 
 # --- the split -------------------------------------------------------------------------------------------------------
@@ -240,6 +231,17 @@ def test_other_seeds_give_other_samples(good: list[Path]) -> None:
     assert not any(equal(one[index], other[index]) for index in range(6))
 
 
+def test_the_asked_share_of_paintings_is_recoloured(good: list[Path]) -> None:
+    plain, varied = (StylePairs(good, good, crop=16, length=200, vary_colours=share) for share in (0.0, 0.25))
+    changed = 0
+    for index in range(200):
+        (content, style), (same, other) = plain[index], varied[index]
+        assert torch.equal(content, same)
+        changed += not torch.equal(style, other)
+        assert 0 <= other.min() <= other.max() <= 1
+    assert abs(changed - 50) < 3 * (200 * 0.25 * 0.75) ** 0.5
+
+
 def test_a_digest_of_names() -> None:
     names = ["b.png", "ä.jpg", os.fsdecode(b"\xff.png")]
     wanted = hashlib.sha256(b"b.png\n\xc3\xa4.jpg\n\xff.png").hexdigest()[:16]
@@ -256,6 +258,7 @@ def test_what_samples_depend_on(good: list[Path]) -> None:
     changes = {
         "contents": good[:1], "styles": good[::-1], "crop": 24, "seed": 2, "smallest_zoom": 0.25,
     }  # fmt: skip
+    assert StylePairs(**usual, vary_colours=0.5).about() == {**about, "vary_colours": 0.5}
     for name, value in changes.items():
         other = StylePairs(**usual | {name: value}).about()
         assert {key for key in about if about[key] != other[key]} == {"pairs_seed" if name == "seed" else name}
@@ -361,6 +364,8 @@ def test_crops_that_do_not_fit_the_networks(good: list[Path], crop: int) -> None
         ({"smallest_zoom": 0.0}, r"smallest zoom; got 0\.0"),
         ({"smallest_zoom": 1.01}, r"smallest zoom; got 1\.01"),
         ({"smallest_zoom": float("nan")}, r"smallest zoom; got nan"),
+        ({"vary_colours": -0.1}, r"share of paintings in other colours; got -0\.1; expected 0 to 1"),
+        ({"vary_colours": float("nan")}, r"share of paintings in other colours; got nan"),
     ],
 )
 def test_other_numbers_that_can_not_be(good: list[Path], options: dict[str, Any], message: str) -> None:

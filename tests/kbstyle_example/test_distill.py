@@ -17,6 +17,7 @@ from kbstyle_example import STUDENT, TEACHER, KBStyle, KBStyleConfig, distill
 from kbstyle_example.beginning import scratch, training_samples
 from kbstyle_example.data import StylePairs
 from kbstyle_example.distill import kbstyle_pairing, save_student, student_files
+from kbstyle_example.losses import luminance_distance
 from kbstyle_example.networks import even_phases
 from kbstyle_example.perceived import Perceived
 from kbstyle_example.perceptual import VGG
@@ -255,6 +256,15 @@ def test_outputs_are_compared_under_the_perceptual_network(
     covariances = [[np.cov(sample.reshape(4, -1), bias=True) for sample in x["relu2_1"]] for x in (a, s)]
     texture = np.mean([((x - y) ** 2).sum() / (y**2).sum() for x, y in zip(*covariances, strict=True)])
     assert line["task"] == pytest.approx(7 * (2 * moment + 0.25 * texture), rel=1e-4)
+
+
+def test_grey_pictures_count_as_stated() -> None:
+    plain, grey = (Perceived(judge(), **LAYERS, luminance_weight=weight) for weight in (0.0, 3.0))
+    output, content, style = torch.rand(3, 2, 3, 16, 24).unbind()
+    luminance = luminance_distance(judge(), output, style, LAYERS["style_weights"])
+    wanted = plain.style(output, (content, style)) + 3 * luminance
+    torch.testing.assert_close(grey.style(output, (content, style)), wanted)
+    assert grey.identity() == f"{plain.identity()} 3.0"
 
 
 def test_the_student_is_seen_once_a_step(

@@ -222,6 +222,39 @@ def test_terms_by_hand() -> None:
     assert step.losses.total.item() == pytest.approx(sum(expected.values()), rel=1e-4)
 
 
+def test_the_luminance_by_hand() -> None:
+    trainer = task(content_weight=0.0, style_weight=0.0, luminance_weight=3.0)
+    content, style = pictures()
+    step = trainer(content, style)
+    luma = np.array([0.299, 0.587, 0.114], np.float32).reshape(1, 3, 1, 1)
+    own, wanted = ((x.detach().numpy() * luma).sum(1, keepdims=True) for x in (step.output, style))
+    (m, d), (wanted_m, wanted_d) = (
+        (x.mean((2, 3), keepdims=True), np.sqrt(x.var((2, 3), keepdims=True) + 1e-5)) for x in (own, wanted)
+    )
+    matched = (own - m) / d * wanted_d + wanted_m
+    found, painted = (trainer.perceptual(torch.from_numpy(np.repeat(x, 3, 1))) for x in (matched, wanted))
+    expected = 3 * (
+        0.5 * moments_by_hand(found["fine"], painted["fine"]) + 2 * moments_by_hand(found["coarse"], painted["coarse"])
+    )
+    assert step.losses.terms["luminance"].item() == pytest.approx(expected, rel=1e-3)
+    assert step.losses.total.item() == pytest.approx(expected, rel=1e-3)
+    step.losses.total.backward()
+    assert all(p.grad is not None for p in trainer.network.decoder.output.parameters())
+
+
+def test_colour_and_contrast_dont_lower_the_luminances_term() -> None:
+    trainer = task(luminance_weight=1.0, content_weight=0.0)
+    content, style = pictures()
+    greyer = 0.2 + 0.5 * style.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    terms = [
+        trainer.losses(picture, content, style).terms["luminance"].item()
+        for picture in (greyer, 0.5 * greyer + 0.1, style)
+    ]
+    assert terms[0] == pytest.approx(terms[1], rel=1e-2)
+    assert terms[2] == pytest.approx(0, abs=1e-4)
+    assert terms[0] > 10 * terms[2]  # another grey than the luminance
+
+
 def test_layers_of_weight_zero_dont_count() -> None:
     trainer = task(style_weights={"fine": 0.0}, covariance_weights={})
     terms = trainer(*pictures()).losses.terms
@@ -411,6 +444,7 @@ class Counted(TwoLayers):
         ({"content_weight": 0.0}, 3),
         ({"style_weight": 0.0}, 3),
         ({"feature_weight": 0.0}, 3),
+        ({"luminance_weight": 1.0}, 6),  # and two grey ones
         ({"content_weight": 0.0, "style_weight": 0.0, "feature_weight": 0.0}, 1),
     ],
 )
@@ -420,7 +454,7 @@ def test_each_picture_is_looked_at_once_and_only_if_it_counts(options: dict[str,
     trainer = StyleTask(KBStyle(TINY), counted, guide=lighter, **weights, **options)
     losses = trainer(*pictures()).losses
     assert len({id(picture) for picture in counted.seen}) == len(counted.seen) == runs
-    gone = {name.removesuffix("_weight").replace("feature", "features") for name in options}
+    gone = {name.removesuffix("_weight").replace("feature", "features") for name, value in options.items() if not value}
     assert {name for name, term in losses.terms.items() if term.item() == 0} - {"texture"} == gone
 
 
@@ -461,7 +495,7 @@ def test_a_content_layer_that_isnt_there() -> None:
     "option",
     [
         *("style_weights", "covariance_weights", "feature_weights"),
-        *("content_weight", "style_weight", "pixel_weight", "feature_weight"),
+        *("content_weight", "style_weight", "luminance_weight", "pixel_weight", "feature_weight"),
     ],
 )
 def test_weights_that_cant_be(option: str, weight: float) -> None:

@@ -18,7 +18,6 @@ from PIL import Image
 import skd
 from kbstyle_example import KBStyleConfig, data, reproduce, trial
 from kbstyle_example.beginning import scratch
-from kbstyle_example.data import split
 from kbstyle_example.evaluation import evaluate, pairs, sheet
 from kbstyle_example.evaluation.costs import ROUNDS, latencies
 from kbstyle_example.evaluation.results import Results
@@ -26,6 +25,7 @@ from kbstyle_example.peers import System
 from kbstyle_example.perceptual import VGG
 from kbstyle_example.reproduce import Reproduced
 from kbstyle_example.reproduction import STAGES, Options, parts_of
+from kbstyle_example.splits import split
 from kbstyle_example.weights_file import about, load_weights, save_weights
 from skd.errors import ArgumentError, DataError, FileError
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from kbstyle_example import validation
 from kbstyle_example.beginning import scratch
-from kbstyle_example.data import StylePairs, split
+from kbstyle_example.data import StylePairs
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.networks import KBStyle, KBStyleConfig
 from kbstyle_example.perceived import Perceived
 from kbstyle_example.perceptual import VGG
+from kbstyle_example.splits import split
 from kbstyle_example.validation import Folders, differences, pairs_to_validate, style_losses
 from skd.errors import ArgumentError, DataError
 

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kbstyle_example.data import split
 from kbstyle_example.evaluation.evaluate import evaluate
 from kbstyle_example.evaluation.intervals import interval
 from kbstyle_example.evaluation.measures import Judge
@@ -23,6 +22,7 @@ from kbstyle_example.evaluation.results import RESULTS, Results
 from kbstyle_example.networks import KBStyle, KBStyleConfig
 from kbstyle_example.peers import System
 from kbstyle_example.perceptual import Perceptual
+from kbstyle_example.splits import split
 from skd.errors import ArgumentError, DataError, FileError, NonFiniteError
 
 SMALL = KBStyleConfig(widths=(4, 6, 8), fine_blocks=1, deep_blocks=1, style_blocks=1)

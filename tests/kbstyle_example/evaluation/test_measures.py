@@ -16,13 +16,12 @@ from kbstyle_example.evaluation.measures import (
     HIGHER_IS_BETTER,
     Judge,
     content_distance,
-    luminance,
     luminance_style_distance,
-    matched_luminance,
     measuring_layers,
     ssim,
     style_distance,
 )
+from kbstyle_example.luminance import luminance, matched_luminance
 from kbstyle_example.moments import EPSILON
 from kbstyle_example.perceptual import VGG, VGG19_STAGES, Perceptual, SqueezeNet
 from skd.errors import ArgumentError, NonFiniteError, ShapeError

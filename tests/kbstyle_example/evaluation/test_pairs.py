@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kbstyle_example.data import split
 from kbstyle_example.evaluation.pairs import choose_pairs, pictures_to_measure, square
+from kbstyle_example.splits import split
 from skd.errors import ArgumentError, DataError, FileError
 
 
