@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     from kbstyle_example.distill import RECIPE, distill
     from kbstyle_example.evaluation.evaluate import evaluate
     from kbstyle_example.evaluation.sheet import draw_sheets
+    from kbstyle_example.exporting import FORMATS, export_kbstyle
     from kbstyle_example.losses import StyleTask
     from kbstyle_example.reproduction import Options
     from kbstyle_example.train import train
@@ -178,6 +179,12 @@ def _parser() -> argparse.ArgumentParser:
     _add(sheet, "--size", draw_sheets, "side of the squares in pixels")
     _add(sheet, "--count", draw_sheets, "most contents, and most styles")
     sheet.set_defaults(run="sheet")
+
+    other = commands.add_parser("export", help="write the network for other runtimes, whole and in its two halves")
+    other.add_argument("--weights", default="kbstyle", help="bundled name or file (%(default)s)")
+    other.add_argument("-o", "--out", type=Path, required=True, help="folder to write into")
+    _add(other, "--format", export_kbstyle, f"one of {', '.join(FORMATS)}")
+    other.set_defaults(run="export")
 
     info = commands.add_parser("info", help="what is bundled, and the versions")
     info.set_defaults(run="info")

@@ -249,6 +249,14 @@ def sheet(options: argparse.Namespace) -> None:
         print(path)
 
 
+def export(options: argparse.Namespace) -> None:
+    """Write the network for other runtimes."""
+    from kbstyle_example.exporting import export_kbstyle
+
+    for done in export_kbstyle(options.weights, options.out, format=options.format):
+        print(done)
+
+
 def info(_: argparse.Namespace) -> None:
     """What is bundled, and the versions."""
     import torch

@@ -3,7 +3,7 @@
 The flow, one line a room: `pair` finds which decoder layers mirror which encoder layers, `measure` takes their
 spectra, `match` lines a student's pairs up with the teacher's, a method such as `methods.SKD` builds the transfers,
 `Distiller` runs teacher and student, `check` refuses broken set-ups, `report` says what was retained. `distill` does
-all of it in one call, and `fit` trains any module that returns a `Step`.
+all of it in one call, `fit` trains any module that returns a `Step`, and `export` writes what other runtimes load.
 """
 
 import importlib
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from skd.checking import check
     from skd.distiller import Distiller
     from skd.distilling import Distilled, distill
+    from skd.exporting import Exported, export
     from skd.matching import Plan, match
     from skd.pairing import Pairing, SymmetricPair, pair
     from skd.recipes import Recipe
@@ -31,6 +32,7 @@ _ROOMS = {
     "checking": ("check",),
     "distiller": ("Distiller",),
     "distilling": ("Distilled", "distill"),
+    "exporting": ("Exported", "export"),
     "matching": ("Plan", "match"),
     "pairing": ("Pairing", "SymmetricPair", "pair"),
     "recipes": ("Recipe",),
@@ -47,6 +49,7 @@ _MODULES = ("adapters", "distances", "errors", "knowledge", "methods", "schedule
 __all__ = [
     "Distilled",
     "Distiller",
+    "Exported",
     "Losses",
     "Pairing",
     "Plan",
@@ -65,6 +68,7 @@ __all__ = [
     "distill",
     "dry_run",
     "errors",
+    "export",
     "fit",
     "knowledge",
     "match",

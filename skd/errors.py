@@ -80,6 +80,10 @@ class CheckError(SkdError, RuntimeError):
     """A set-up that would train without complaint and learn the wrong thing."""
 
 
+class ExportError(SkdError, RuntimeError):
+    """A network can't be exported, or the file doesn't answer as the network does."""
+
+
 class ProcessError(SkdError, RuntimeError):
     """Another process of the run (one that trains, or one that loads data) failed, died or is stuck."""
 

@@ -28,6 +28,7 @@ installed = pytest.mark.skipif(not INSTALLED, reason="the checkout is tested; `m
 FROZEN: tuple[str, ...] = (
     "Distilled",
     "Distiller",
+    "Exported",
     "Losses",
     "Pairing",
     "Plan",
@@ -46,6 +47,7 @@ FROZEN: tuple[str, ...] = (
     "distill",
     "dry_run",
     "errors",
+    "export",
     "fit",
     "knowledge",
     "match",

@@ -1,0 +1,149 @@
+"""export(): a network as a file that other runtimes load, written only if it answers as the network does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skd._files import write_atomically
+from skd._formats import FORMATS, Answer, Call, short, tensors
+from skd._measuring import arguments
+from skd._training.trained import modes_kept
+from skd.errors import ArgumentError, ExportError
+
+__all__ = ["Exported", "export"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes
+    ----------
+    path : Path
+    bytes : int
+        The file's size.
+    inputs : mapping of str to tuple
+        Each input's shape; a dimension that may vary is a name, a fixed one a number.
+    difference : float
+        The largest from torch's answers, over the example and the checks, in units of the largest value of each answer
+        (of 1 where that is smaller).
+
+    Examples
+    --------
+    >>> Exported(Path("net.onnx"), 203_000, {"x": ("s0", 3, "s1", "s2")}, 1e-6).inputs["x"][1]
+    3
+    """
+
+    path: Path
+    bytes: int
+    inputs: Mapping[str, tuple[int | str, ...]]
+    difference: float
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in self.inputs.items())
+        return f"{self.path}: {self.bytes:,} bytes, {shapes}; {self.difference:.1e} from torch at most"
+
+
+def export(
+    model: nn.Module,
+    example: Any,
+    path: str | os.PathLike[str],
+    *,
+    checks: Sequence[Any] = (),
+    dynamic: bool | Mapping[str, Any] | Sequence[Any] = True,
+    tolerance: float = 1e-4,
+) -> Exported:
+    """Write a network, in eval mode, as ONNX (``….onnx``) or as a program of torch.export (``….pt2``).
+
+    What was written is read again and run on the example and the checks; it stays only if its answers are torch's. The
+    network is left as it was.
+
+    Parameters
+    ----------
+    model : nn.Module
+    example : Tensor, tuple or dict
+        What the network is called with: a tensor, positional or keyword arguments.
+    path : path
+        Its suffix says the format.
+    checks : sequence of examples, optional
+        Further ones, such as of other sizes, that the file must answer as well.
+    dynamic : bool, or what `torch.export.export` takes as dynamic_shapes
+        Which dimensions may vary. True: all those of the example that are larger than 1, as far as the network's own
+        code doesn't fix them (`Exported.inputs` tells); False: none.
+    tolerance : float
+        How far answers may be apart, in the units of `Exported.difference`.
+
+    Raises
+    ------
+    ArgumentError
+        A format that isn't known.
+    MissingExtraError
+        onnx, onnxscript or onnxruntime isn't installed, and ONNX is to be written.
+    ExportError
+        The network can't be exported, or the file's answers are others than torch's: nothing is written.
+    FileError
+        It can't be written there.
+    DataError
+        The example isn't what the network can be called with.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = export(net, torch.rand(2, 3, 16, 24), Path(folder, "net.pt2"), checks=[torch.rand(1, 3, 32, 32)])
+    >>> done.difference
+    0.0
+    """
+    target = Path(path)
+    if target.suffix not in FORMATS:
+        raise ArgumentError("no format to export has this ending", got=str(target), expected=" or ".join(FORMATS))
+    calls = [arguments(model, each, number) for number, each in enumerate([example, *checks])]
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        wanted = [tensors(model(*args, **kwargs)) for args, kwargs in calls]
+        written = FORMATS[target.suffix](model, calls[0], dynamic)
+        apart = [
+            _apart(written.answer, call, want, "the example" if number == 0 else f"check {number}", tolerance)
+            for number, (call, want) in enumerate(zip(calls, wanted, strict=True))
+        ]
+    write_atomically(target, written.content)
+    return Exported(target, len(written.content), written.inputs, max(apart))
+
+
+def _apart(answer: Answer, call: Call, wanted: Sequence[Tensor], which: str, tolerance: float) -> float:
+    """How far the file's answer is from torch's; raises where that is too far."""
+    try:
+        got = answer(call)
+    except Exception as error:  # a runtime raises what it likes
+        raise ExportError(
+            f"what was exported doesn't run on {which}",
+            got=short(error),
+            remedy="make the network's code the same for all sizes, or export with dynamic=False",
+        ) from error
+    if [tuple(each.shape) for each in got] != [tuple(each.shape) for each in wanted]:
+        raise ExportError(
+            f"what was exported answers {which} with other shapes",
+            got=[tuple(each.shape) for each in got],
+            expected=[tuple(each.shape) for each in wanted],
+        )
+    found = 0.0
+    for ours, theirs in zip(wanted, got, strict=True):
+        if ours.numel():
+            scale = max(1.0, float(ours.abs().max()))
+            found = max(found, float((ours.double() - theirs.double()).abs().max()) / scale)
+    if not found <= tolerance:  # not "found > tolerance": NaN is no answer either
+        raise ExportError(
+            f"what was exported answers {which} otherwise than torch does",
+            got=f"{found:.1e} apart",
+            expected=f"{tolerance:.1e} at most",
+            remedy="give another tolerance=, if that is good enough",
+        )
+    return found

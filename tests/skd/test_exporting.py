@@ -1,0 +1,135 @@
+"""Exported files answer as torch does: read and run by their own runtimes, and refused where they don't."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import skd
+from skd.errors import ArgumentError, DataError, ExportError, FileError, MissingExtraError
+
+
+class UNet(nn.Module):
+    """One level, a norm with statistics of its own, two inputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.norm = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4)
+        self.up, self.out = nn.ConvTranspose2d(4, 3, 2, 2), nn.Conv2d(6, 3, 1)
+
+    def forward(self, image: Tensor, shift: Tensor) -> dict[str, Tensor]:
+        low = self.norm(self.down(image + shift))
+        return {"picture": self.out(torch.cat([image, self.up(low.relu())], 1)), "code": low}
+
+
+@pytest.fixture
+def net() -> UNet:
+    torch.manual_seed(0)
+    made = UNet()
+    made(torch.rand(4, 3, 8, 8), torch.zeros(1))  # the norm's running statistics are no longer 0 and 1
+    return made
+
+
+def call(batch: int, height: int, width: int) -> dict[str, Tensor]:
+    return {"shift": torch.rand(1), "image": torch.rand(batch, 3, height, width)}
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+def test_the_file_answers_at_any_size(net: UNet, tmp_path: Path, ending: str) -> None:
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    path = tmp_path / f"net{ending}"
+    done = skd.export(net, call(2, 16, 24), path, checks=[call(1, 8, 40), call(5, 32, 8)])
+    assert done.bytes == path.stat().st_size
+    assert done.difference < 1e-5
+    batch, channels, height, width = done.inputs["image"]
+    assert channels == 3
+    assert len({batch, height, width}) == 3
+    assert all(isinstance(size, str) for size in (batch, height, width))
+    assert str(path) in str(done)
+    assert net.training  # as it was, though the file is of eval mode
+    torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    given = call(3, 24, 16)
+    wanted = net.eval()(**given)
+    if ending == ".pt2":
+        got = torch.export.load(path).module()(**given)
+        torch.testing.assert_close(got, wanted)
+    else:
+        session = pytest.importorskip("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+        answers = session.run(None, {name: value.numpy() for name, value in given.items()})
+        for answer, want in zip(answers, wanted.values(), strict=True):
+            torch.testing.assert_close(torch.from_numpy(answer), want)
+
+
+def test_fixed_sizes(tmp_path: Path) -> None:
+    done = skd.export(nn.Conv2d(3, 2, 1), torch.rand(2, 3, 4, 6), tmp_path / "net.pt2", dynamic=False)
+    assert done.inputs == {"input": (2, 3, 4, 6)}
+    with pytest.raises(ExportError, match="doesn't run on check 1"):
+        skd.export(
+            nn.Conv2d(3, 2, 1),
+            torch.rand(2, 3, 4, 6),
+            tmp_path / "n.pt2",
+            dynamic=False,
+            checks=[torch.rand(2, 3, 9, 9)],
+        )
+    assert not (tmp_path / "n.pt2").exists()
+
+
+class ByTheSize(nn.Module):
+    """Tracing keeps one of the two ways, without a guard: sizes are read as numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tensor(float(x.detach().numpy().shape[-1]) if not torch.compiler.is_exporting() else 6.0)
+
+
+def test_another_answer_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt2"
+    path.write_bytes(b"as it was")
+    with pytest.raises(
+        ExportError, match=r"answers check 1 otherwise than torch.*got 2\.\de-01 apart; expected 1\.0e-04"
+    ):
+        skd.export(ByTheSize(), torch.rand(2, 6), path, checks=[torch.rand(2, 8)])
+    assert path.read_bytes() == b"as it was"
+    assert [each.name for each in tmp_path.iterdir()] == ["net.pt2"]
+    done = skd.export(ByTheSize(), torch.rand(2, 6), path, checks=[torch.rand(2, 8)], tolerance=0.5)
+    assert 0.2 < done.difference < 0.3  # 2 of 8 to 9
+
+
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if float(x.sum()) > 0 else x
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"the network can't be exported.*branches on values"):
+        skd.export(Branch(), torch.rand(2, 3), tmp_path / "net.pt2")
+    with pytest.raises(ArgumentError, match=r"no format to export has this ending.*net\.tflite.*\.onnx or \.pt2"):
+        skd.export(nn.Identity(), torch.rand(2, 3), tmp_path / "net.tflite")
+    with pytest.raises(DataError, match="doesn't fit the model's arguments"):
+        skd.export(nn.Identity(), (torch.rand(2, 3), torch.rand(2)), tmp_path / "net.pt2")
+    with pytest.raises(FileError, match="can't be written"):
+        skd.export(nn.Conv1d(2, 2, 1), torch.rand(2, 2, 3), tmp_path / "nowhere" / "net.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"exporting ONNX needs the package '{package}'.*skd\[onnx\]"):
+        skd.export(nn.Identity(), torch.rand(2, 3), tmp_path / "net.onnx")
+
+
+def test_the_loggers_level_is_put_back(tmp_path: Path) -> None:
+    logger = logging.getLogger("torch.onnx")
+    before, logger.level = logger.level, logging.DEBUG
+    try:
+        with pytest.raises(ExportError, match="can't be exported"):
+            skd.export(Branch(), torch.rand(2, 3), tmp_path / "net.onnx")
+        assert logger.level == logging.DEBUG
+    finally:
+        logger.level = before
