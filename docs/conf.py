@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import skd
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the benchmarks, which aren't installed, draw their own tables
 
 project = "skd"
 author = "The skd authors"
@@ -32,6 +38,27 @@ def escape_bars(app: object, what: str, name: str, thing: object, options: objec
     lines[:] = [line if ">>>" in line else _ABSOLUTE.sub(r"\\|\1\\|", line) for line in lines]
 
 
+def ablation_marks() -> dict[str, str]:
+    """What ablations.rst shows, of what was measured."""
+    from benchmarks.ablations.table import table
+
+    report = json.loads((ROOT / "benchmarks" / "results" / "ablations.json").read_text(encoding="utf-8"))
+    seeds = {name: len(arm["seeds"]) for name, arm in report["arms"].items()}
+    most = ", ".join(f"{name} {count}" for name, count in seeds.items() if count > 1)
+    return {"tables": "\n".join(table(report)), "arms": str(len(seeds)), "seeds": most}
+
+
+DRAWN = {"ablations": ablation_marks}  # pages with marks, and what makes of each mark a text
+
+
+def draw(app: object, name: str, source: list[str]) -> None:
+    """Put what was measured in the place of each ``@mark@``, so that no figure is ever typed."""
+    if name in DRAWN:
+        marks = DRAWN[name]()
+        source[0] = re.sub(r"@(\w+)@", lambda found: marks[found[1]], source[0])
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("source-read", draw)

@@ -7,8 +7,8 @@ their widths and in the number of blocks.
 ====== ========== ============================== ===========================================
 level  resolution encoders                       decoder
 ====== ========== ============================== ===========================================
-1      1/2        space-to-depth, 3×3            up, 3×3, + content level 1, style moments
-2      1/4        3×3 stride 2                   up, 3×3, + content level 2, style moments, 7×7 blocks ²
+1      1/2        space-to-depth, 3×3            3×3, up, + content level 1, style moments
+2      1/4        3×3 stride 2                   3×3, up, + content level 2, style moments, 7×7 blocks ²
 3      1/8        3×3 stride 2, 7×7 blocks ¹     style moments, 7×7 blocks ²
 ====== ========== ============================== ===========================================
 
@@ -17,6 +17,9 @@ what they ring with in smooth regions: skies get a weave, objects a smear around
 
 ² The style scales and shifts the middle of each (see `StyledBlocks`): it says which strokes to draw, not only how
 strong and in which colours.
+
+On the way up the 3×3 stands before the doubling: it costs a quarter of what it does after it, and what is doubled has
+fewer channels. What it draws between its own positions was blurred away before, too.
 
 The paper (KBStyle, IEEE TIP 33, 2024) publishes no layers; this shape is ours (docs say what was tried).
 """
@@ -146,8 +149,8 @@ class Decoder(nn.Module):
         """
         all_known = (*known, None, None, None)
         x = self._level3(content[2], style, all_known[0])
-        x = self._level2(self.up2(doubled(x)) + content[1], style, all_known[1])
-        x = self.level1(modulated(self.up1(doubled(x)) + content[0], style.level1, all_known[2]))
+        x = self._level2(doubled(self.up2(x)) + content[1], style, all_known[1])
+        x = self.level1(modulated(doubled(self.up1(x)) + content[0], style.level1, all_known[2]))
         out: Tensor = self.output(x) + 0.5
         return out
 
@@ -155,9 +158,9 @@ class Decoder(nn.Module):
         """The next feature whose statistics aren't known yet: that of level 3, 2 or 1, before normalisation."""
         x = content[2]
         if len(known) > 0:
-            x = self.up2(doubled(self._level3(x, style, known[0]))) + content[1]
+            x = doubled(self.up2(self._level3(x, style, known[0]))) + content[1]
         if len(known) > 1:
-            x = self.up1(doubled(self._level2(x, style, known[1]))) + content[0]
+            x = doubled(self.up1(self._level2(x, style, known[1]))) + content[0]
         return x
 
     def _level3(self, x: Tensor, style: StyleCode, known: Moments | None) -> Tensor:
@@ -228,7 +231,7 @@ class KBStyle(nn.Module):
         """How far away, in pixels, a pixel of the photograph can matter for one of the result, statistics aside."""
         fine, deep = self.config.fine_blocks, self.config.deep_blocks
         encoder = 2 + 2 + 4  # 3×3 at 1/2, 1/2 and 1/4
-        decoder = 24 * deep + (8 + 8 + 4) + 12 * fine + (4 + 4 + 2) + 2  # blur, bilinear and 3×3 on the way up
+        decoder = 24 * deep + (8 + 8 + 8) + 12 * fine + (4 + 4 + 4) + 2  # 3×3, blur and bilinear on the way up
         return encoder + decoder + 8  # the grid of the deepest level
 
     def encode_style(self, style: Tensor) -> StyleCode:
@@ -272,6 +275,7 @@ def padded(image: Tensor) -> Tensor:
             expected=f"(B, 3, H, W) with H and W at least {SMALLEST_SIDE}",
         )
     height, width = image.shape[-2:]
-    if height % 8 == 0 and width % 8 == 0:
+    # A program that is exported pads by nothing: it is one program for all sizes.
+    if not torch.compiler.is_exporting() and height % 8 == 0 and width % 8 == 0:
         return image
-    return F.pad(image, (0, -width % 8, 0, -height % 8), mode="replicate")
+    return F.pad(image, (0, (width + 7) // 8 * 8 - width, 0, (height + 7) // 8 * 8 - height), mode="replicate")

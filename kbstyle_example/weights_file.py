@@ -37,6 +37,7 @@ from skd.errors import ArgumentError, FileError, closest
 
 FOLDER = Path(__file__).parent / "weights"
 CHECKSUM = "tensors_sha256"  # in the metadata: of all that follows the header
+SHAPE = "2"  # in the metadata, too: of the network's layers; other weights of the same names would paint something else
 BUDGET = 204_800  # bytes of KBStyle's whole float32 file: 200 KB of 1,024 bytes
 PACKED = ("values", "scales", "vectors")
 Stored = Literal["float32", "float16", "int8"]
@@ -82,7 +83,7 @@ def encoded(network: KBStyle, *, about: Mapping[str, str] | None = None, dtype: 
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise ArgumentError(f"weights that {dtype} can't hold", got=name, expected="finite numbers")
-    facts = {**(about or {}), "kbstyle": json.dumps(network.config.as_dict()), CHECKSUM: "0" * 64}
+    facts = {**(about or {}), "kbstyle": json.dumps(network.config.as_dict()), "shape": SHAPE, CHECKSUM: "0" * 64}
     content = save(tensors, facts)
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
@@ -150,6 +151,8 @@ def load_weights(name: str | os.PathLike[str]) -> KBStyle:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             config, wanted = KBStyleConfig(**json.loads(facts["kbstyle"])), facts.get(CHECKSUM)
+            if facts.get("shape") != SHAPE:
+                raise ValueError("weights of another version, whose layers stood in another order: train them again")
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it isn't a dict)
         packed = state.keys() == set(PACKED)
         most = state["vectors"].numel() if packed else len(state)  # a block has three biases

@@ -115,6 +115,7 @@ ARMS: dict[str, Arm] = {
         Arm("level 1 not modulated", "network", change=variants.without_modulation(1)),
         Arm("level 2 not modulated", "network", change=variants.without_modulation(2)),
         Arm("blocks in the content encoder, too", "network", change=variants.encoder_blocks),
+        Arm("up: 3×3 before the doubling", "network", change=variants.before_doubling),
         Arm("no blocks in the style encoder", "network", change=variants.without_style_blocks),
     )
 }

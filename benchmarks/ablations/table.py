@@ -69,7 +69,7 @@ def difference(report: Mapping[str, Any], name: str, measure: str) -> Difference
 
 
 def table(report: Mapping[str, Any]) -> list[str]:
-    """Lines of reStructuredText, one simple table for each group of arms."""
+    """Lines of reStructuredText: a section with a simple table for each group of arms."""
     lines = []
     for group, title in TITLES.items():
         arms = {name: arm for name, arm in report["arms"].items() if arm["group"] == group and name != BASE}
@@ -81,7 +81,7 @@ def table(report: Mapping[str, Any]) -> list[str]:
             if reference != BASE:
                 rows.append(_absolute(report, reference))
             rows += [_relative(report, name) for name, arm in arms.items() if arm["reference"] == reference]
-        lines += [title, "", *_simple(rows), ""]
+        lines += [title, "-" * len(title), "", *_simple(rows), ""]
     return lines
 
 

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kbstyle_example.layers import Block, conv3
-from kbstyle_example.moments import normalised
+from kbstyle_example.layers import Block, conv3, doubled
+from kbstyle_example.moments import modulated, normalised
 from kbstyle_example.networks import Decoder, Encoder, KBStyle, KBStyleConfig, StyleCode
 from kbstyle_example.weights_file import encoded
 from skd.errors import ArgumentError
@@ -69,7 +69,18 @@ class WithoutSkip(Encoder):
         return (torch.zeros_like(one), two, three) if self.level == 1 else (one, torch.zeros_like(two), three)
 
 
-class WithoutModulation(Decoder):
+class AfterDoubling(Decoder):
+    """The decoder of the base: its 3×3 stand after the doublings, as KBStyle's did when the arms were run."""
+
+    def forward(self, content: Features, style: StyleCode, known: Any = ()) -> Tensor:
+        all_known = (*known, None, None, None)
+        x = self._level3(content[2], style, all_known[0])
+        x = self._level2(self.up2(doubled(x)) + content[1], style, all_known[1])
+        x = self.level1(modulated(self.up1(doubled(x)) + content[0], style.level1, all_known[2]))
+        return self.output(x) + 0.5
+
+
+class WithoutModulation(AfterDoubling):
     """One level is neither normalised nor given the style's statistics."""
 
     def __init__(self, *args: Any, level: int, **kwargs: Any) -> None:
@@ -157,16 +168,24 @@ def without_modulation(level: int) -> Change:
     return change
 
 
+def before_doubling(network: KBStyle) -> None:
+    """On the way up the 3×3 stand before the doublings, as they do in KBStyle now."""
+    config = network.config
+    decoder = Decoder(config.widths, fine_blocks=config.fine_blocks, deep_blocks=config.deep_blocks)
+    network.decoder = _same_weights(decoder, network.decoder)
+
+
 def without_style_blocks(network: KBStyle) -> None:
     """The style encoder takes its deepest statistics right after the last convolution."""
     network.style_encoder = Encoder(network.config.widths, blocks=0)
 
 
 def build(config: KBStyleConfig, change: Change | None, seed: int) -> KBStyle:
-    """A changed network with random first weights."""
+    """The base, or a changed one, with random first weights."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         network = KBStyle(config)
+        network.decoder.__class__ = AfterDoubling  # the same layers in another order
         if change is not None:
             change(network)
         return network

@@ -324,9 +324,9 @@ def forward_by_hand(net: KBStyle, content: Tensor, style: Tensor) -> Tensor:
     one, two, three = encoder(state, "content_encoder", content, blocks=0)
     styles = encoder(state, "style_encoder", style, blocks=config.style_blocks)
     x = styled_blocks(state, "decoder.level3", restyled(three, styles[2]), styles[2], config.deep_blocks)
-    x = F.relu(restyled(replicated(state, "decoder.up2", doubled_by_hand(x)) + two, styles[1]))
+    x = F.relu(restyled(doubled_by_hand(replicated(state, "decoder.up2", x)) + two, styles[1]))
     x = styled_blocks(state, "decoder.level2", x, styles[1], config.fine_blocks)
-    x = F.relu(restyled(replicated(state, "decoder.up1", doubled_by_hand(x)) + one, styles[0]))
+    x = F.relu(restyled(doubled_by_hand(replicated(state, "decoder.up1", x)) + one, styles[0]))
     x = replicated(state, "decoder.output.0", x)
     b, _, h, w = x.shape
     return x.view(b, 3, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, 3, 2 * h, 2 * w) + 0.5

@@ -474,3 +474,16 @@ def test_bundled_weights_take_on_the_painting(name: str) -> None:
     with torch.inference_mode():
         red, _, blue = network(photograph, painting.clamp(0, 1)).mean(dim=(0, 2, 3)).tolist()
     assert red - blue > 0.1  # the photograph is grey, the painting orange
+
+
+@pytest.mark.parametrize("shape", [None, "1"])
+def test_weights_of_another_version_of_the_layers(path: Path, shape: str | None) -> None:
+    """They would fit by name and size, and paint something else."""
+
+    def change(_: Any, metadata: dict[str, str]) -> None:
+        metadata.pop("shape")
+        metadata.update({} if shape is None else {"shape": shape})
+
+    rewrite(path, change)
+    with pytest.raises(FileError, match=r"of another version.*train them again"):
+        load_weights(path)
