@@ -1,0 +1,177 @@
+"""Channel groups: the atoms of a network that are chosen among each other, and what must be as wide as what."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from skd._compression.graph import LINEAR, Atom, Graph
+from skd._compression.layers import Port, blocks_of, is_depthwise
+
+# Operations of attention: what goes in is cut into heads, and its number of channels sets a temperature.
+ATTENTION = ("ScaledDotProduct", "Softmax", "Bmm", "Baddbmm")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that share one choice: n atoms, of which the student keeps some.
+
+    Attributes
+    ----------
+    name : str
+        The layer that makes them, the first of several.
+    width : int
+        Atoms n.
+    ports : dict of Port to Tensor
+        (n, m) positions of every atom in a layer's channels; m is 1 but for flattened or shuffled positions.
+    cells : Tensor
+        (n,) numbers of the cells that must stay equally wide (blocks of norms and grouped convolutions).
+    heads : bool
+        They are queries, keys or values of an attention.
+    rotatable : bool
+        All between its layers is linear and alike for all channels, so that a basis may mix them.
+    whole : str or None
+        Why it can't be narrowed.
+    """
+
+    name: str
+    width: int
+    ports: dict[Port, Tensor]
+    cells: Tensor
+    heads: bool = False
+    rotatable: bool = False
+    whole: str | None = None
+
+    @property
+    def step(self) -> int:
+        """Widths are multiples of this."""
+        return int(self.cells.max()) + 1
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that it concerns."""
+        return tuple(dict.fromkeys(port.layer for port in self.ports))
+
+
+def find_groups(graph: Graph, model: nn.Module) -> tuple[Group, ...]:
+    """The groups of a network, those that must stay whole included."""
+    modules = dict(model.named_modules())
+    shared = _shared(model)
+    together: dict[tuple[object, ...], list[Atom]] = defaultdict(list)
+    for atom in graph.atoms:
+        shape = tuple((port, len(places)) for port, places in atom.places.items())
+        together[(shape, atom.inner, atom.outer, atom.lost)].append(atom)
+    groups = []
+    places = {name: k for k, name in enumerate((*modules, *(name for name, _ in model.named_parameters())))}
+    for atoms in together.values():
+        ports = sorted(atoms[0].places, key=lambda port: (("out", "both", "in").index(port.side), places[port.layer]))
+        atoms.sort(key=lambda atom: atom.places[ports[0]])
+        group = Group(
+            name=ports[0].layer,
+            width=len(atoms),
+            ports={port: torch.tensor([atom.places[port] for atom in atoms]) for port in ports},
+            cells=torch.zeros(len(atoms), dtype=torch.long),
+        )
+        group = dataclasses.replace(group, whole=_why_whole(group, atoms[0], modules))
+        if group.whole is None:
+            group = _celled(group, modules)
+        operations = set().union(*(atom.operations for atom in atoms))
+        if group.whole is None and any(word in name for name in operations for word in ATTENTION):
+            group = dataclasses.replace(group, heads=True)
+        rotatable = all(name.startswith(LINEAR) for name in operations) and not any(
+            port.side == "both" or blocks_of(modules[port.layer], port.side) > 1 or port.layer in shared
+            for port in group.ports
+        )
+        groups.append(dataclasses.replace(group, rotatable=rotatable and group.whole is None))
+    return tuple(groups)
+
+
+def _why_whole(group: Group, atom: Atom, modules: Mapping[str, nn.Module]) -> str | None:
+    if atom.outer:
+        return "the network's output"
+    if atom.lost:
+        return "its channels can't be followed through the operations after it"
+    if atom.inner or all(port.side == "in" for port in group.ports):
+        return "the network's input"
+    if group.width == 1:
+        return "a single channel"
+    for port in group.ports:
+        module = modules.get(port.layer)
+        if module is not None and getattr(module, "parametrizations", None):
+            return f"the weights of '{port.layer}' are parametrised"
+        if isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups == module.in_channels:
+            if not is_depthwise(module):
+                return f"'{port.layer}' makes several channels of each"
+    return None
+
+
+def _celled(group: Group, modules: Mapping[str, nn.Module]) -> Group:
+    """The group with the cells that the blocks of its layers cut it into."""
+    keys = [tuple[int, ...]() for _ in range(group.width)]
+    for port, positions in group.ports.items():
+        module = modules.get(port.layer)
+        blocks = 1 if module is None else blocks_of(module, port.side)
+        if blocks > 1 and module is not None:
+            size = _channels(module, port.side) // blocks
+            found = positions[:, 0] // size
+            if isinstance(module, nn.GroupNorm) and len(set(torch.bincount(found).tolist()) - {0}) > 1:
+                continue  # the norm's blocks go across groups: only the whole number counts
+            keys = [(*key, int(block)) for key, block in zip(keys, found, strict=True)]
+    numbers = {key: k for k, key in enumerate(dict.fromkeys(keys))}
+    cells = torch.tensor([numbers[key] for key in keys])
+    sizes = set(torch.bincount(cells).tolist())
+    if len(sizes) > 1:
+        return dataclasses.replace(group, whole="norms and grouped layers cut its channels into unequal blocks")
+    if sizes == {1} and len(numbers) > 1:
+        return dataclasses.replace(group, whole="every block of a norm or a grouped layer has one channel of it")
+    return dataclasses.replace(group, cells=cells)
+
+
+def _channels(module: nn.Module, side: str) -> int:
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels
+    value = getattr(module, {"in": "in_channels", "out": "out_channels"}[side])
+    return int(value)
+
+
+def _shared(model: nn.Module) -> set[str]:
+    """Layers with a parameter that another layer has, too."""
+    owners: dict[int, set[str]] = defaultdict(set)
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)].add(name)
+    return {name for names in owners.values() if len(names) > 1 for name in names}
+
+
+def tied(groups: Sequence[Group], model: nn.Module, ties: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Numbers of the groups that can be narrowed, together where they keep the same share.
+
+    Tied are those given (a pair's two sides), and those that one norm or grouped layer cuts into blocks.
+    """
+    modules = dict(model.named_modules())
+    parent = list(range(len(groups)))
+
+    def find(k: int) -> int:
+        while parent[k] != k:
+            k = parent[k]
+        return k
+
+    by_port: dict[Port, list[int]] = defaultdict(list)
+    for k, group in enumerate(groups):
+        for port in group.ports:
+            if port.layer in modules and blocks_of(modules[port.layer], port.side) > 1:
+                by_port[port].append(k)
+    for together in (*by_port.values(), *ties):
+        open_ones = [k for k in together if groups[k].whole is None]
+        for other in open_ones[1:]:
+            parent[find(open_ones[0])] = find(other)
+    units: dict[int, list[int]] = defaultdict(list)
+    for k, group in enumerate(groups):
+        if group.whole is None:
+            units[find(k)].append(k)
+    return list(units.values())
