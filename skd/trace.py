@@ -44,8 +44,9 @@ class LayerRecord:
     output_shape : tuple of int or None
         Shape of what it returns; None where that isn't exactly one tensor.
     layout : Layout or None
-        What the output's dimensions mean. Three dimensions are read from the layer's type, an elementwise layer's
-        input, or a container's last layer. None where it can't be told, and where channels are last in a map.
+        What the output's dimensions mean. Three dimensions are read from the layer's type, else from that of the layers
+        that are given them, else from an elementwise layer's input or a container's last layer. None where it can't be
+        told, and where channels are last in a map.
     channels : int or None
         Channels of the output, where the layout is known.
     scale : tuple of float or None
@@ -232,6 +233,7 @@ def dry_run(model: nn.Module, example: Tensor | tuple[Any, ...] | dict[str, Any]
             except Exception as error:
                 recorder.explain(error)
                 raise
+        recorder.finish()
     return _trace(recorder, found[0][1] if found else None)
 
 

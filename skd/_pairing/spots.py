@@ -28,7 +28,8 @@ class Spot:
     layout: Layout
     place: int
     scale: tuple[float, ...] | None = None
-    sequence_first: bool = False
+    sequence_first: bool = False  # or it isn't known
+    samples_second: bool = False  # it is known
 
     @property
     def tap(self) -> Tap:
@@ -105,7 +106,7 @@ def build(trace: Trace) -> Node:
     ends = _ends(records)
     # a call is over after those inside it
     places = {order: place for place, order in enumerate(sorted(range(len(records)), key=lambda i: (ends[i], -i)))}
-    axes = _input_axes(records)
+    axes, samples = _input_axes(records), (records[0].input_shape or (0,))[0]
     root = Node(records[0])
     path = [(root, ends[0])]
     for index, record in enumerate(records[1:], start=1):
@@ -115,7 +116,7 @@ def build(trace: Trace) -> Node:
         path[-1][0].children.append(node)
         path.append((node, min(ends[index], path[-1][1])))
     for node in (root, *root.inside()):
-        node.spots = tuple(_spots(node, places[node.record.order], axes))
+        node.spots = tuple(_spots(node, places[node.record.order], axes, samples))
     return root
 
 
@@ -144,9 +145,11 @@ def _ends(records: tuple[LayerRecord, ...]) -> list[int]:
     return ends
 
 
-def _spots(node: Node, place: int, axes: tuple[int, ...] | None) -> Iterator[Spot]:
+def _spots(node: Node, place: int, axes: tuple[int, ...] | None, samples: int) -> Iterator[Spot]:
     record = node.record
     found = record.paths if record.output_shape is None else (((), record.output_shape),)
+    if record.type in ("RNN", "LSTM", "GRU"):  # their states are no features
+        found = found[:1]
     for path, shape in found:
         layout = record.layout if record.output_shape is not None else _LAYOUT_OF_NDIM.get(len(shape))
         sequence_first = False
@@ -157,6 +160,8 @@ def _spots(node: Node, place: int, axes: tuple[int, ...] | None) -> Iterator[Spo
                 layout, sequence_first = "BNC", True
         if layout is not None and len(shape) >= 2 and math.prod(shape) > 0:
             spot = Spot(record, path, shape, layout, place, sequence_first=sequence_first)
+            if sequence_first and shape[0] != samples == shape[1]:
+                spot = dataclasses.replace(spot, samples_second=True)
             if axes is not None and len(axes) == len(spot.positions):
                 scale = tuple(size / of for size, of in zip(spot.positions, axes, strict=True))
                 spot = dataclasses.replace(spot, scale=scale)
@@ -180,7 +185,13 @@ class Measure:
 
     def spots(self, nodes: Iterable[Node]) -> dict[Spot, Size]:
         """The sizes of what these calls return."""
-        return {spot: size for node in nodes for spot in node.spots if (size := self.of(spot.shape, spot.layout))}
+        return {spot: size for node in nodes for spot in node.spots if (size := self.of_spot(spot))}
+
+    def of_spot(self, spot: Spot) -> Size | None:
+        """The size of a spot, whose positions may come before its samples."""
+        if spot.samples_second and self.name == "scale":
+            return spot.shape[:1]
+        return self.of(spot.shape, spot.layout)
 
     def same(self, one: Size, other: Size) -> bool:
         """Equal widths; or equal positions up to padding and rounding, within a factor of 1.25 on every axis.
@@ -220,12 +231,30 @@ class Measure:
         It doesn't where it ends with pooling or upsampling, which moves its features to another size, or only appends
         its input to them.
         """
-        if not self.stays(node) or node.appends:
+        if not self.stays(node) or node.appends or self._ends_moving(node):
             return False
         inner = list(self.spots(child for child in node.inside() if child.is_active).values())
         if self.name == "scale":
             inner = [size for size in inner if volume(size) > 1] or inner
         return not inner or any(self.same(inner[-1], out) for out in self.spots([node]).values())
+
+    def _ends_moving(self, node: Node) -> bool:
+        """Whether its last layer does nothing but pool or upsample what those before it made, though by learned weights.
+
+        It keeps the width, and the layer around it returns nothing of the size before.
+        """
+        if self.name == "width":
+            return False
+        made = [child for child in node.children if child.is_active and any(map(volume, self.spots([child]).values()))]
+        if len(made) < 2 or not made[-1].spots:
+            return False
+        last, start = made[-1], self._start(made[-1])
+        out = self.spots([last]).get(last.spots[0])
+        if start is None or out is None or self.same(start, out):
+            return False
+        before = [spot for spot, size in self.spots(made[:-1]).items() if self.same(size, start)]
+        kept = any(self.same(size, start) for size in self.spots([node]).values())
+        return bool(before) and before[-1].width == last.spots[0].width and not kept
 
     def _start(self, node: Node) -> Size | None:
         shape = node.record.input_shape
