@@ -163,7 +163,9 @@ class _Watch(TorchFunctionMode):
         joined = func(parts, *args[1:], **kwargs)
         dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
         if isinstance(dim, int):
-            self.joins[joined.grad_fn] = (dim % joined.ndim, [tuple(part.shape) for part in parts])
+            none = (0,) * joined.ndim  # an empty cache of no dimensions may be joined, too
+            shapes = [tuple(part.shape) if part.ndim == joined.ndim else none for part in parts]
+            self.joins[joined.grad_fn] = (dim % joined.ndim, shapes)
         return joined
 
     def followed(self, value: Any) -> Any:

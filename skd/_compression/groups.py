@@ -31,6 +31,8 @@ class Group:
         (n, m) positions of every atom in a layer's channels; m is 1 but for flattened or shuffled positions.
     cells : Tensor
         (n,) numbers of the cells that must stay equally wide (blocks of norms and grouped convolutions).
+    atoms : tuple of int
+        Their numbers in the graph.
     heads : bool
         They are queries, keys or values of an attention.
     rotatable : bool
@@ -43,6 +45,7 @@ class Group:
     width: int
     ports: dict[Port, Tensor]
     cells: Tensor
+    atoms: tuple[int, ...] = ()
     heads: bool = False
     rotatable: bool = False
     whole: str | None = None
@@ -62,20 +65,23 @@ def find_groups(graph: Graph, model: nn.Module) -> tuple[Group, ...]:
     """The groups of a network, those that must stay whole included."""
     modules = dict(model.named_modules())
     shared = _shared(model)
-    together: dict[tuple[object, ...], list[Atom]] = defaultdict(list)
-    for atom in graph.atoms:
+    together: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for number, atom in enumerate(graph.atoms):
         shape = tuple((port, len(places)) for port, places in atom.places.items())
-        together[(shape, atom.inner, atom.outer, atom.lost)].append(atom)
+        together[(shape, atom.inner, atom.outer, atom.lost)].append(number)
     groups = []
     places = {name: k for k, name in enumerate((*modules, *(name for name, _ in model.named_parameters())))}
-    for atoms in together.values():
-        ports = sorted(atoms[0].places, key=lambda port: (("out", "both", "in").index(port.side), places[port.layer]))
-        atoms.sort(key=lambda atom: atom.places[ports[0]])
+    for numbers in together.values():
+        ports = sorted(graph.atoms[numbers[0]].places, key=lambda port: (("out", "both", "in").index(port.side), places[port.layer]))
+        first = {number: graph.atoms[number].places[ports[0]] for number in numbers}
+        numbers.sort(key=first.__getitem__)
+        atoms = [graph.atoms[number] for number in numbers]
         group = Group(
             name=ports[0].layer,
             width=len(atoms),
             ports={port: torch.tensor([atom.places[port] for atom in atoms]) for port in ports},
             cells=torch.zeros(len(atoms), dtype=torch.long),
+            atoms=tuple(numbers),
         )
         group = dataclasses.replace(group, whole=_why_whole(group, atoms[0], modules))
         if group.whole is None:

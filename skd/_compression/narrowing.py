@@ -24,13 +24,13 @@ def kept_positions(groups: Sequence[Group], keep: Keep, model: nn.Module) -> dic
     for k, atoms in keep.items():
         for port, positions in groups[k].ports.items():
             if port not in stays:
-                stays[port] = torch.ones(width_of(port, model, groups), dtype=torch.bool)
+                stays[port] = torch.ones(width_of(port, model), dtype=torch.bool)
             stays[port][positions.flatten()] = False
             stays[port][positions[atoms].flatten()] = True
     return {port: mask.nonzero().flatten() for port, mask in stays.items()}
 
 
-def width_of(port: Port, model: nn.Module, groups: Sequence[Group]) -> int:
+def width_of(port: Port, model: nn.Module) -> int:
     """Channels of a side of a layer, or of a parameter."""
     try:
         return ports_of(model.get_submodule(port.layer))[port.side]
