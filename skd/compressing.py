@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from skd._compression.analysis import Analysis, Data, analyse
 from skd._compression.budget import file_bytes, parse_size, size_text, sizes_of, to_file
@@ -193,17 +195,16 @@ def compress(
     def total(levels: Sequence[int]) -> int:
         return costs.total(spread(levels))
 
-    def step(levels: Sequence[int], u: int, level: int) -> int:
-        before = spread(levels)
-        after = {**before, **dict(zip(found.units[u], units[u].levels[level], strict=True))}
-        return costs.of(found.units[u], after) - costs.of(found.units[u], before)
+    def steps(levels: Sequence[int], u: int) -> npt.NDArray[np.int64]:
+        found_bytes = costs.of(found.units[u], spread(levels), units[u].levels)
+        return found_bytes - found_bytes[levels[u]]
 
     if widths is not None:
         chosen = _given(found, widths)
         budget = costs.total(chosen)
         following = None
     else:
-        levels = by_energy(units, budget, total, step) if allocation == "energy" else uniform(units, budget, total)
+        levels = by_energy(units, budget, total, steps) if allocation == "energy" else uniform(units, budget, total)
         chosen = spread(levels)
         wider = [
             total([*levels[:u], level + 1, *levels[u + 1 :]])
@@ -246,7 +247,8 @@ def _unit(found: Analysis, costs: Costs, members: Sequence[int], minimum: int, m
         if all(w >= min(minimum, full) for w, full in zip(level, whole, strict=True)):
             levels.append(level)
     levels = [level for level in dict.fromkeys([*levels, whole]) if costs.allowed(dict(zip(members, level, strict=True)))]
-    values = [worth([found.choices[k].energy[w - 1] for k, w in zip(members, level, strict=True)]) for level in levels]
+    choices = [found.choices[k] for k in members]
+    values = [worth([(c.energy[w - 1], c.readers) for c, w in zip(choices, level, strict=True)]) for level in levels]
     return Unit(tuple(levels), tuple(values))
 
 
@@ -284,7 +286,7 @@ def _row(found: Analysis, costs: Costs, widths: Mapping[int, int], k: int, name:
         kept,
         1.0 if choice is None else choice.energy[kept - 1],
         "-" if choice is None else "rotated" if choice.rotated else "subset",
-        costs.of([k], widths),
+        int(costs.of([k], widths, [[kept]])[0]),
         group.whole,
     )
 

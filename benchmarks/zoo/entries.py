@@ -31,6 +31,8 @@ class Entry:
         What has to be installed besides torch; empty for nothing.
     output : str
         The tap of what it is for, where it returns more than one tensor.
+    unused : str
+        A layer that it runs for nothing, as no output needs it; frozen, since it gets no gradient.
     graph_break : str
         Why its distiller doesn't compile into one graph; empty where it does.
     """
@@ -40,6 +42,7 @@ class Entry:
     inputs: Callable[[], Example]
     package: str = ""
     output: str = ""
+    unused: str = ""
     graph_break: str = ""
 
 
@@ -209,7 +212,14 @@ ENTRIES = (
         "transformers",
         output="['logits']",
     ),
-    Entry("transformers-vit-gpt2", _vision, _pictures_and_text, "transformers", output="['logits']"),
+    Entry(
+        "transformers-vit-gpt2",
+        _vision,
+        _pictures_and_text,
+        "transformers",
+        output="['logits']",
+        unused="encoder.pooler",
+    ),
     Entry("autoencoder", lambda k: networks.Autoencoder(4 * k), _maps(3, 32, 48)),
     Entry("vae", lambda k: networks.VAE(4 * k), _maps(1, 32, 32), output="[0]"),
     Entry("srresnet", lambda k: networks.SRResNet(8 * k), _maps(3, 12, 16)),

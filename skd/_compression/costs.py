@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -12,6 +14,8 @@ from skd._compression.budget import Size, file_bytes, sizes_of
 from skd._compression.groups import Group
 from skd._compression.layers import Port, blocks_of, is_depthwise, ports_of
 from skd._compression.narrowing import parameter_dim, width_of
+
+Numbers = npt.NDArray[np.int64]
 
 
 class Costs:
@@ -86,12 +90,25 @@ class Costs:
         """Bytes of the file."""
         return file_bytes(self.all_sizes(widths))
 
-    def of(self, groups: Sequence[int], widths: Mapping[int, int]) -> int:
-        """Bytes of all tensors that these groups have a part in."""
-        names = {name for k in groups for name in self.touched[k]}
-        return sum(
-            int(torch.Size(self.shape(name, widths)).numel()) * self.sizes[name][1].itemsize for name in names
-        )
+    def of(self, groups: Sequence[int], widths: Mapping[int, int], levels: Sequence[Sequence[int]]) -> Numbers:
+        """(L,) bytes of all tensors that these groups have a part in, at each of L choices of their widths."""
+        own = {k: np.array([level[place] for level in levels], dtype=np.int64) for place, k in enumerate(groups)}
+        total: Numbers = np.zeros(len(levels), dtype=np.int64)
+        for name in {name for k in groups for name in self.touched[k]}:
+            shape, dtype = self.sizes[name]
+            part: Numbers = np.full(len(levels), dtype.itemsize, dtype=np.int64)
+            for dim, size in enumerate(shape):
+                axis = self.axes[name].get(dim)
+                part *= size if axis is None else self._kept(axis[0], widths, own) // axis[1]
+            total += part
+        return total
+
+    def _kept(self, port: Port, widths: Mapping[int, int], own: Mapping[int, Numbers]) -> Numbers:
+        lost: Numbers = np.int64(0)
+        for k, m in self.parts[port]:
+            full = self.groups[k].width
+            lost = lost + (full - own.get(k, widths.get(k, full))) * m
+        return self.full[port] - lost
 
     def allowed(self, widths: Mapping[int, int]) -> bool:
         """Whether norms and grouped layers can cut what is left into their blocks."""

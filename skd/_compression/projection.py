@@ -34,10 +34,13 @@ class Choice:
     ----------
     energy : list of float
         Share kept at the widths 1 … n, of which only multiples of the group's step can be had.
+    readers : int
+        Layers that read the group.
     """
 
     def __init__(self, matrix: Tensor, group: Group, *, rotated: bool) -> None:
         self.group, self.rotated = group, rotated
+        self.readers = sum(port.side == "in" for port in group.ports)
         self.order: list[int] = []
         if rotated:
             values, self.vectors = bases.spectrum(matrix)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from skd._compression.budget import size_text
 from skd.errors import CompressionError
 
 FLOOR = 1e-6  # of an energy, whose logarithm is taken
-COARSE = 48  # widths of a unit that are looked at first
+COARSE = 32  # widths of a unit that are looked at first
 
 
 @dataclass(frozen=True)
@@ -29,64 +32,112 @@ class Unit:
     values: tuple[float, ...]
 
     def hull(self) -> list[int]:
-        """Levels on the upper hull of value over width, at most COARSE of them: steps that pay less and less."""
-        count = len(self.levels)
-        stride = max(1, count // COARSE)
-        chosen = list(range(0, count, stride))
-        chosen += [] if chosen[-1] == count - 1 else [count - 1]
+        """Levels on the upper hull of value over width, of the coarse ones: steps that pay less and less."""
         found: list[int] = []
-        for k in chosen:
+        for k in self.coarse():
             while len(found) > 1 and self._slope(found[-2], found[-1]) <= self._slope(found[-1], k):
                 found.pop()
             found.append(k)
         return found
 
+    def coarse(self) -> list[int]:
+        """Levels from the first to the last, evenly spread, at most about COARSE."""
+        count = len(self.levels)
+        return sorted({*range(0, count, -(-count // COARSE)), count - 1})
+
     def _slope(self, one: int, other: int) -> float:
         return (self.values[other] - self.values[one]) / (sum(self.levels[other]) - sum(self.levels[one]))
 
 
-def worth(energies: Sequence[float]) -> float:
-    """The sum of the logarithms of energies: a signal passes all of its layers, so shares multiply."""
-    return sum(math.log(max(FLOOR, energy)) for energy in energies)
+def worth(energies: Iterable[tuple[float, int]]) -> float:
+    """The sum of the logarithms of energies, each as often as it is read: what passes many layers, is lost many times.
+
+    Examples
+    --------
+    >>> round(worth([(0.5, 1), (1.0, 3)]), 3)
+    -0.693
+    """
+    return sum(readers * math.log(max(FLOOR, energy)) for energy, readers in energies)
 
 
 Total = Callable[[Sequence[int]], int]  # chosen level of every unit → bytes
-Step = Callable[[Sequence[int], int, int], int]  # chosen levels, a unit, its new level → more bytes
+Steps = Callable[[Sequence[int], int], npt.NDArray[np.int64]]  # chosen levels, a unit → more bytes at each of its levels
 
 
-def by_energy(units: Sequence[Unit], budget: int, total: Total, step: Step) -> list[int]:
-    """The level of every unit: from the smallest up, each time the step that keeps the most energy for its bytes.
+def by_energy(units: Sequence[Unit], budget: int, total: Total, steps: Steps) -> list[int]:
+    """The level of every unit under the budget: those that together keep the most energy, as far as is found.
+
+    What a unit costs depends on the widths of its neighbours, so no single pass is right. Tried are: from the smallest
+    widths up, each time the step that pays best for its bytes; and for a falling price of a byte, from one share for
+    all and from all whole, the level of each unit that is worth most at that price, until none changes. Each is then
+    filled up, step by step, until nothing more fits; the best one is taken.
 
     Raises
     ------
     CompressionError
         Not even the smallest fits; says how large that is.
     """
-    chosen = _smallest(units, budget, total)
-    hulls = [unit.hull() for unit in units]
-    size = total(chosen)
-    for fine in (False, True):
+    smallest = _smallest(units, budget, total)
+    found = [_filled(units, smallest, budget, total, steps, hulls=True)]
+    alike = uniform(units, budget, total)
+    for begin in (alike, [len(unit.levels) - 1 for unit in units]):
+        found.append(_filled(units, _priced(units, begin, smallest, budget, total, steps), budget, total, steps))
+    found.append(_filled(units, alike, budget, total, steps))
+    return max(found, key=lambda chosen: sum(unit.values[k] for unit, k in zip(units, chosen, strict=True)))
+
+
+def _priced(
+    units: Sequence[Unit], begin: Sequence[int], smallest: list[int], budget: int, total: Total, steps: Steps
+) -> list[int]:
+    """The widths at the lowest price of a byte at which they fit, found by halving."""
+    best = smallest
+    low, high = -30.0, 0.0  # logarithms of the price
+    coarse = [unit.coarse() for unit in units]
+    for _ in range(12):
+        price = math.exp((low + high) / 2)
+        chosen = list(begin)
+        for _ in range(6):
+            before = list(chosen)
+            for u, unit in enumerate(units):
+                paid = np.array(unit.values)[coarse[u]] - price * steps(chosen, u)[coarse[u]]
+                chosen[u] = coarse[u][int(paid.argmax())]
+            if chosen == before:
+                break
+        if total(chosen) <= budget:
+            best, high = list(chosen), (low + high) / 2
+        else:
+            low = (low + high) / 2
+    return best
+
+
+def _filled(
+    units: Sequence[Unit], begin: Sequence[int], budget: int, total: Total, steps: Steps, *, hulls: bool = False
+) -> list[int]:
+    """From there up, each time the step that pays best for its bytes, until no step fits."""
+    chosen, size = list(begin), total(begin)
+    for fine in (False, True) if hulls else (True,):
         open_units = set(range(len(units)))
+        ways = [list(range(len(unit.levels))) if fine else unit.hull() for unit in units]
         while open_units:
-            best: tuple[float, int, int, int] | None = None
+            best: tuple[float, int, int] | None = None
             for u in sorted(open_units):
-                above = range(chosen[u] + 1, len(units[u].levels)) if fine else hulls[u]
-                up = next((level for level in above if level > chosen[u]), None)
-                more = None if up is None else step(chosen, u, up)
+                up = next((level for level in ways[u] if level > chosen[u]), None)
+                more = None if up is None else int(steps(chosen, u)[up])
                 if up is None or more is None or size + more > budget:
                     open_units.discard(u)
                     continue
                 gain = (units[u].values[up] - units[u].values[chosen[u]]) / max(1, more)
                 if best is None or gain > best[0]:
-                    best = (gain, u, up, more)
+                    best = (gain, u, up)
             if best is None:
                 break
-            _, u, up, more = best
+            _, u, up = best
             trial = [*chosen[:u], up, *chosen[u + 1 :]]
-            if total(trial) > budget:  # the file's head may have grown
+            bytes_ = total(trial)
+            if bytes_ > budget:  # the file's head has grown, too
                 open_units.discard(u)
-                continue
-            chosen, size = trial, total(trial)
+            else:
+                chosen, size = trial, bytes_
     return chosen
 
 

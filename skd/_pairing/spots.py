@@ -150,7 +150,10 @@ def _spots(node: Node, place: int, axes: tuple[int, ...] | None, samples: int) -
     found = record.paths if record.output_shape is None else (((), record.output_shape),)
     if record.type in ("RNN", "LSTM", "GRU"):  # their states are no features
         found = found[:1]
+    lengths = {shape[1] for _, shape in found if len(shape) == 3}
     for path, shape in found:
+        if len(shape) == 4 and shape[2] in lengths:  # (B, heads, N, M) beside tokens (B, N, C): an attention map
+            continue
         layout = record.layout if record.output_shape is not None else _LAYOUT_OF_NDIM.get(len(shape))
         sequence_first = False
         if layout is None and len(shape) == 3:
@@ -214,10 +217,15 @@ class Measure:
     def stays(self, node: Node) -> bool:
         """Whether all inside a layer works at the size it starts from or at the one it ends at.
 
-        Global pooling inside (squeeze and excitation) doesn't count.
+        Global pooling inside (squeeze and excitation) doesn't count, nor do tokens inside a layer that returns maps:
+        they may be windows, or words that are attended to.
         """
         outs = list(self.spots([node]).values())
-        inner = list(self.spots(child for child in node.inside() if child.is_active).values())
+        inner = [
+            size
+            for spot, size in self.spots(child for child in node.inside() if child.is_active).items()
+            if len(size) > 1 or spot.layout != "BNC" or any(len(out) < 2 for out in outs)
+        ]
         ends = outs + [size for start in (node, *node.children[:1]) if (size := self._start(start))]
         if self.name == "scale" and all(volume(end) > 1 for end in ends):
             inner = [size for size in inner if volume(size) > 1]

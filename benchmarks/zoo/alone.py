@@ -1,0 +1,40 @@
+"""Students of the zoo without skd: built by their own library, loaded from their weights, asked what they were before."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.zoo.entries import ENTRIES
+
+
+def answer(value: Any, output: str) -> Tensor:
+    """The tensor at a path such as ``['logits']`` or ``[0]``; the first where none is given."""
+    for key in re.findall(r"\[([^\]]+)\]", output):
+        value = value[ast.literal_eval(key)]
+    return value if isinstance(value, Tensor) else value[0]
+
+
+def answers(folder: str) -> None:
+    """Print the largest difference of each student's answer, as JSON."""
+    found = {}
+    for entry in ENTRIES:
+        path = Path(folder) / f"{entry.name}.pt"
+        if not path.exists():
+            continue
+        kept = torch.load(path, weights_only=True)
+        student = entry.build(1)
+        student.load_state_dict(kept["weights"])
+        student.eval()
+        torch.manual_seed(3)
+        given = kept["given"]
+        with torch.no_grad():
+            made = answer(student(**given) if isinstance(given, dict) else student(given), entry.output)
+        found[entry.name] = float((made - kept["answer"]).abs().max())
+    print(json.dumps(found))

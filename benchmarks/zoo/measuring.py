@@ -1,0 +1,174 @@
+"""What is measured of a network of the zoo: its pairing, a short distillation, one graph, and the student alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import skd
+from benchmarks.zoo.entries import Entry, Example
+from skd.methods import Transfer
+
+ROOT = Path(__file__).resolve().parents[2]
+PAIRINGS = Path(__file__).parent / "pairings"
+BATCHES, CALIBRATION = 2, 8  # 16 calibration samples suffice for every layer's covariance
+STEPS, RATE = 10, 2e-3
+
+Drawn = tuple[str, str, str, int, int]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The pairing that a person draws: (name, encoder, decoder, width, decoder's width), and the bottleneck."""
+
+    pairs: tuple[Drawn, ...]
+    bottleneck: str | None
+    ambiguous: str | None
+
+    @classmethod
+    def of(cls, name: str) -> Expected:
+        """Read from `pairings`, where they are written by hand."""
+        data = json.loads((PAIRINGS / f"{name}.json").read_text(encoding="utf-8"))
+        return cls(tuple(map(tuple, data["pairs"])), data["bottleneck"], data.get("ambiguous"))
+
+
+def call(model: nn.Module, given: Example) -> Any:
+    """The model's output: a tensor is one argument, a tuple several, a dict keyword arguments."""
+    if isinstance(given, dict):
+        return model(**given)
+    return model(*given) if isinstance(given, tuple) else model(given)
+
+
+def differences(model: nn.Module, given: Example, found: skd.Pairing, expected: Expected) -> list[str]:
+    """Where a pairing isn't the expected one; empty where it is.
+
+    A layer may have several names for what it returns (a container and its last layer), so a tap is the expected one if
+    it reads the very same tensor.
+    """
+    drawn = [(name, width, decoder) for name, _, _, width, decoder in expected.pairs]
+    named = [(pair.name, pair.width, pair.decoder_width) for pair in found]
+    if named != drawn:
+        return [f"pairs {named} and not {drawn}"]
+    both = [("bottleneck", found.bottleneck, expected.bottleneck)]
+    for pair, (name, encoder, decoder, _, _) in zip(found, expected.pairs, strict=True):
+        both += [(f"{name}, encoder", pair.encoder, encoder), (f"{name}, decoder", pair.decoder, decoder)]
+    wrong = [f"{what}: {tap} and not {layer}" for what, tap, layer in both if (tap is None) != (layer is None)]
+    known = [(what, skd.Tap.of(str(tap)), skd.Tap.of(layer)) for what, tap, layer in both if tap and layer]
+    taps = skd.Taps(model, [tap for _, *sides in known for tap in sides])
+    args, kwargs = _arguments(given)
+    with torch.inference_mode():  # where features are copied before a later layer changes them in place
+        features = taps(*args, **kwargs)[1]
+    wrong += [f"{what}: {tap} and not {layer}" for what, tap, layer in known if not _same(features, tap, layer)]
+    return wrong
+
+
+def _same(features: dict[skd.Tap, Tensor], one: skd.Tap, other: skd.Tap) -> bool:
+    return torch.equal(features[one], features[other])
+
+
+def _arguments(given: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(given, dict):
+        return (), given
+    return (given if isinstance(given, tuple) else (given,)), {}
+
+
+def distiller_of(entry: Entry) -> tuple[skd.Distiller, list[Example]]:
+    """A teacher, a student of half its width, both sides of every pair, and the output; and a few batches."""
+    torch.manual_seed(0)
+    teacher, student = entry.build(2), entry.build(1)
+    batches = [entry.inputs() for _ in range(CALIBRATION)]
+    pairing = skd.pair(teacher, batches[0])
+    spectra = skd.measure(teacher, pairing, batches)
+    method = skd.methods.SKD(skd.match(pairing, skd.pair(student, batches[0])), spectra, output=0.0)
+    output = Transfer("output", entry.output, entry.output, distance=skd.distances.normalised_mse)
+    if entry.unused:
+        student.get_submodule(entry.unused).requires_grad_(False)
+    return skd.Distiller(teacher, student, [*method.transfers(), output]), batches[:BATCHES]
+
+
+def total(distiller: skd.Distiller, batches: Sequence[Example]) -> float:
+    """The loss over all batches as it is trained, in train mode, and with the same random numbers each time.
+
+    After a few steps batch norm's running statistics are still far from those of the batches.
+    """
+    distiller.train()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return sum(call(distiller, batch).losses.values()["total"] for batch in batches)
+
+
+def train(distiller: skd.Distiller, batches: Sequence[Example], steps: int = STEPS) -> tuple[float, float]:
+    """The loss before and after a few steps."""
+    optimizer = torch.optim.Adam(distiller.parameters(), lr=RATE)
+    skd.check(distiller, batches[0], optimizer=optimizer)
+    before = total(distiller, batches)
+    for step in range(steps):
+        optimizer.zero_grad()
+        call(distiller, batches[step % len(batches)]).losses.total.backward()
+        optimizer.step()
+    return before, total(distiller, batches)
+
+
+def graph(distiller: skd.Distiller, batch: Example, backend: str = "eager") -> tuple[float, float]:
+    """The loss of the plain distiller and of the one compiled into one graph, in eval mode, gradients and all.
+
+    Raises
+    ------
+    torch._dynamo.exc.TorchDynamoException
+        It doesn't fit into one graph; the message says why.
+    """
+    torch._dynamo.reset()
+    distiller.eval()
+    compiled = torch.compile(distiller, fullgraph=True, backend=backend)
+    losses = []
+    for module in (distiller, compiled):
+        torch.manual_seed(2)
+        loss = call(module, batch).losses.total
+        loss.backward()
+        losses.append(float(loss.detach()))
+    return losses[0], losses[1]
+
+
+def save(entry: Entry, student: nn.Module, folder: Path) -> None:
+    """The student's weights, and what it answers to one batch: all that `alone` needs."""
+    batch = entry.inputs()
+    student.eval()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        answer = _tensor(call(student, batch), entry.output)
+    torch.save({"weights": student.state_dict(), "given": batch, "answer": answer}, folder / f"{entry.name}.pt")
+
+
+# Run in a process of its own, where `import skd` is an error.
+_ALONE = """
+import sys
+sys.modules["skd"] = None
+import torch
+from benchmarks.zoo.alone import answers
+answers(sys.argv[1])
+"""
+
+
+def alone(folder: Path) -> dict[str, float]:
+    """For each student in the folder: how far its answers in a process without skd are from those before."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ALONE, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"the process without skd failed:\n{done.stderr}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _tensor(value: Any, tap: str) -> Tensor:
+    for key in skd.Tap.of(tap).path:
+        value = value[key]
+    return value if isinstance(value, Tensor) else value[0]
