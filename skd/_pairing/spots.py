@@ -247,7 +247,7 @@ class Measure:
         return not inner or any(self.same(inner[-1], out) for out in self.spots([node]).values())
 
     def _ends_moving(self, node: Node) -> bool:
-        """Whether its last layer does nothing but pool or upsample what those before it made, though by learned weights.
+        """Whether its last layer only pools or upsamples what those before it made, though by learned weights.
 
         It keeps the width, and the layer around it returns nothing of the size before.
         """
