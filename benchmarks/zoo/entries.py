@@ -33,8 +33,6 @@ class Entry:
         The tap of what it is for, where it returns more than one tensor.
     unused : str
         A layer that it runs for nothing, as no output needs it; frozen, since it gets no gradient.
-    graph_break : str
-        Why its distiller doesn't compile into one graph; empty where it does.
     """
 
     name: str
@@ -43,7 +41,6 @@ class Entry:
     package: str = ""
     output: str = ""
     unused: str = ""
-    graph_break: str = ""
 
 
 def _class(module: str, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import skd
+from benchmarks.zoo.alone import SEED, answer
 from benchmarks.zoo.entries import Entry, Example
 from skd.methods import Transfer
 
@@ -141,17 +143,16 @@ def save(entry: Entry, student: nn.Module, folder: Path) -> None:
     """The student's weights, and what it answers to one batch: all that `alone` needs."""
     batch = entry.inputs()
     student.eval()
-    torch.manual_seed(3)
+    torch.manual_seed(SEED)
     with torch.no_grad():
-        answer = _tensor(call(student, batch), entry.output)
-    torch.save({"weights": student.state_dict(), "given": batch, "answer": answer}, folder / f"{entry.name}.pt")
+        value = answer(call(student, batch), entry.output)
+    torch.save({"weights": student.state_dict(), "given": batch, "answer": value}, folder / f"{entry.name}.pt")
 
 
 # Run in a process of its own, where `import skd` is an error.
 _ALONE = """
 import sys
 sys.modules["skd"] = None
-import torch
 from benchmarks.zoo.alone import answers
 answers(sys.argv[1])
 """
@@ -160,7 +161,11 @@ answers(sys.argv[1])
 def alone(folder: Path) -> dict[str, float]:
     """For each student in the folder: how far its answers in a process without skd are from those before."""
     done = subprocess.run(
-        [sys.executable, "-c", _ALONE, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _ALONE, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"the process without skd failed:\n{done.stderr}")
@@ -168,7 +173,36 @@ def alone(folder: Path) -> dict[str, float]:
     return found
 
 
-def _tensor(value: Any, tap: str) -> Tensor:
-    for key in skd.Tap.of(tap).path:
-        value = value[key]
-    return value if isinstance(value, Tensor) else value[0]
+def measured(entry: Entry, folder: Path, *, compiled: bool = True) -> dict[str, Any]:
+    """One row of the table; the student is left in the folder."""
+    torch.manual_seed(0)
+    teacher, expected = entry.build(2).eval(), Expected.of(entry.name)
+    given = entry.inputs()
+    found = skd.pair(teacher, given)
+    distiller, batches = distiller_of(entry)
+    before, after = train(distiller, batches)
+    student = distiller.student
+    save(entry, student, folder)
+    return {
+        "parameters": [sum(p.numel() for p in net.parameters()) for net in (teacher, student)],
+        "pairs": len(found),
+        "differences": differences(teacher, given, found, expected),
+        "ambiguous": expected.ambiguous,
+        "loss": [before, after],
+        "graph": in_one_graph(distiller, batches[0]) if compiled else None,
+        "compress": compressed(entry, teacher),
+    }
+
+
+def in_one_graph(distiller: skd.Distiller, batch: Example) -> str:
+    """ "yes", or the reason why not."""
+    try:
+        plain, whole = graph(distiller, batch)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        return "no: " + " ".join(str(error).split("\n\n")[0].split())[:160]
+    return "yes" if abs(plain - whole) <= 1e-5 * abs(plain) else f"no: the loss is {whole} and not {plain}"
+
+
+def compressed(entry: Entry, teacher: nn.Module) -> dict[str, Any] | None:
+    """The place of compress's columns: budget and size in bytes, energy kept. None until it takes part."""
+    return None

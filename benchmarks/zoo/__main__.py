@@ -1,0 +1,91 @@
+"""The table of the zoo: ``python -m benchmarks.zoo [names]``. Tiny networks with random weights; nothing is fetched."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.zoo.entries import ENTRIES
+from benchmarks.zoo.measuring import STEPS, alone, measured
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "zoo.json"
+HEAD = ("network", "parameters", "pairs", f"loss, {STEPS} steps", "one graph", "without skd", "compress")
+
+
+def row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of one network."""
+    if "skipped" in found:
+        return (name, found["skipped"], *[""] * (len(HEAD) - 2))
+    teacher, student = found["parameters"]
+    drawn = "as drawn" if not found["differences"] else "; ".join(found["differences"])
+    if found["ambiguous"]:
+        drawn += ", said to be ambiguous"
+    before, after = found["loss"]
+    wrong = found["alone"]
+    return (
+        name,
+        f"{teacher:,} → {student:,}",
+        f"{found['pairs']} {drawn}",
+        f"{before:.3g} → {after:.3g}",
+        found["graph"] or "-",
+        "same" if wrong == 0 else f"{wrong:.1g} off",
+        "-" if found["compress"] is None else json.dumps(found["compress"]),
+    )
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """All of them, aligned."""
+    cells = [HEAD, *(row(name, found) for name, found in rows.items())]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Of what was measured with."""
+    packages = ["torch", *sorted({entry.package for entry in ENTRIES if entry.package})]
+    found = {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)}
+    return {"python": platform.python_version(), **found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
+    parser.add_argument("names", nargs="*", help="networks; all of them by default, and only then results are kept")
+    parser.add_argument("--no-graph", action="store_true", help="don't compile, which takes most of the time")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(1)
+    known = [entry.name for entry in ENTRIES]
+    if unknown := set(options.names) - set(known):
+        parser.error(f"no such network: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for entry in ENTRIES:
+            if options.names and entry.name not in options.names:
+                continue
+            if entry.package and importlib.util.find_spec(entry.package) is None:
+                rows[entry.name] = {"skipped": f"{entry.package} isn't installed"}
+                continue
+            rows[entry.name] = measured(entry, Path(folder), compiled=not options.no_graph)
+            print(entry.name, flush=True)
+        for name, wrong in alone(Path(folder)).items():
+            rows[name]["alone"] = wrong
+    print(table(rows))
+    if not options.names and not options.no_graph:
+        report = {"versions": versions(), "steps": STEPS, "networks": rows}
+        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
