@@ -17,6 +17,7 @@ from torch import nn
 from skd._compression.analysis import Analysis, Data, analyse
 from skd._compression.budget import file_bytes, parse_size, size_text, sizes_of, to_file
 from skd._compression.costs import Costs
+from skd._compression.factory import Factory
 from skd._compression.outcome import output_energy
 from skd._compression.projection import project
 from skd._compression.widths import Unit, by_energy, uniform, worth
@@ -156,7 +157,9 @@ def compress(
     data: Any,
     size: str | int | None = None,
     ratio: float | None = None,
-    widths: Mapping[str, int] | None = None,
+    widths: Mapping[str, int] | Sequence[int] | None = None,
+    build: Callable[[Any], nn.Module] | None = None,
+    full: Sequence[int] | Mapping[str, int] | None = None,
     dtype: torch.dtype = torch.float32,
     allocation: Allocation = "energy",
     start: Start = "projected",
@@ -181,28 +184,38 @@ def compress(
             raise ArgumentError("a ratio says how many times smaller", got=ratio, expected="1 or more")
         budget = int(teacher_bytes / ratio)
     source = Data.of(data, inputs, batches)
-    found = analyse(teacher, spectra, source, rotated=bases == "rotated")
+    factory = None if build is None else Factory(build, full or _levels(spectra), teacher, dtype)
+    found = analyse(teacher, spectra, source, rotated=bases == "rotated", verified=factory is None)
     costs = Costs(teacher, found.groups, dtype)
-    units = [_unit(found, costs, members, minimum, multiple) for members in found.units]
+    values: list[list[int]] = []
+    if factory is None:
+        members = list(found.units)
+        units = [_unit(found, costs, each, minimum, multiple) for each in members]
+    else:
+        members, units, values = factory.units(found, costs, minimum, multiple)
 
     def spread(levels: Sequence[int]) -> dict[int, int]:
         return {
             k: width
-            for members, unit, level in zip(found.units, units, levels, strict=True)
-            for k, width in zip(members, unit.levels[level], strict=True)
+            for each, unit, level in zip(members, units, levels, strict=True)
+            for k, width in zip(each, unit.levels[level], strict=True)
         }
 
     def total(levels: Sequence[int]) -> int:
         return costs.total(spread(levels))
 
     def steps(levels: Sequence[int], u: int) -> npt.NDArray[np.int64]:
-        found_bytes = costs.of(found.units[u], spread(levels), units[u].levels)
+        found_bytes = costs.of(members[u], spread(levels), units[u].levels)
         return found_bytes - found_bytes[levels[u]]
 
+    following, picked = None, list[int]()
     if widths is not None:
-        chosen = _given(found, widths)
+        if factory is None:
+            chosen = _given(found, widths)
+        else:
+            picked = list(widths.values()) if isinstance(widths, Mapping) else list(widths)
+            chosen = costs.infer(factory.sizes(picked))
         budget = costs.total(chosen)
-        following = None
     else:
         levels = by_energy(units, budget, total, steps) if allocation == "energy" else uniform(units, budget, total)
         chosen = spread(levels)
@@ -212,9 +225,13 @@ def compress(
             if level + 1 < len(units[u].levels)
         ]
         following = min(wider, default=None)
+        picked = [each[level] for each, level in zip(values, levels, strict=True)] if factory else []
+    chosen = {k: width for k, width in chosen.items() if k in found.choices}
     student = project(
         teacher, found.groups, found.choices, chosen, found.wanted, found.moments, lifted=start == "projected"
     )
+    if factory is not None:
+        student = factory.filled(picked, student)
     student.eval()
     names = _names(found)
     return Compressed(
@@ -229,6 +246,14 @@ def compress(
         dtype,
         found.notes,
     )
+
+
+def _levels(spectra: Spectra | None) -> tuple[int, ...]:
+    """The pairs' widths, outermost first, then the bottleneck's where it is none of theirs."""
+    if spectra is None:
+        raise ArgumentError("build= needs the widths that make the teacher", remedy="give full=…")
+    last = () if spectra.bottleneck is None else (spectra.bottleneck.width,)
+    return (*(pair.width for pair in spectra), *last)
 
 
 def _unit(found: Analysis, costs: Costs, members: Sequence[int], minimum: int, multiple: int) -> Unit:
@@ -261,7 +286,9 @@ def _names(found: Analysis) -> list[str]:
     return names
 
 
-def _given(found: Analysis, widths: Mapping[str, int]) -> dict[int, int]:
+def _given(found: Analysis, widths: Mapping[str, int] | Sequence[int]) -> dict[int, int]:
+    if not isinstance(widths, Mapping):
+        raise ArgumentError("widths are given by the names of groups", got=type(widths).__name__, expected="a mapping")
     names = _names(found)
     known = {names[k]: k for k in found.choices}
     chosen = {k: found.groups[k].width for k in found.choices}

@@ -1,4 +1,4 @@
-"""Students of the zoo without skd: built by their own library, loaded from their weights, asked what they were before."""
+"""Students of the zoo without skd: built by their own library, loaded from their weights, asked the same again."""
 
 from __future__ import annotations
 

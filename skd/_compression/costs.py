@@ -14,6 +14,7 @@ from skd._compression.budget import Size, file_bytes, sizes_of
 from skd._compression.groups import Group
 from skd._compression.layers import Port, blocks_of, is_depthwise, ports_of
 from skd._compression.narrowing import parameter_dim, width_of
+from skd.errors import CompressionError
 
 Numbers = npt.NDArray[np.int64]
 
@@ -109,6 +110,52 @@ class Costs:
             full = self.groups[k].width
             lost = lost + (full - own.get(k, widths.get(k, full))) * m
         return self.full[port] - lost
+
+    def infer(self, sizes: Mapping[str, Size]) -> dict[int, int]:
+        """The widths of all groups in a network of these shapes.
+
+        Raises
+        ------
+        CompressionError
+            It isn't this network with fewer channels; says which tensor is the first that doesn't fit.
+        """
+        odd = sorted({*sizes} ^ {*self.sizes})
+        if odd:
+            raise CompressionError("the built network has other tensors than the teacher", got=", ".join(odd[:5]))
+        kept = {
+            port: sizes[name][0][dim] * divisor
+            for name, axes in self.axes.items()
+            for dim, (port, divisor) in axes.items()
+            if len(sizes[name][0]) == len(self.sizes[name][0])
+        }
+        widths: dict[int, int] = {}
+        while True:  # sides with one unknown group each; a concatenation's are known after its parts'
+            known = len(widths)
+            for port, count in kept.items():
+                unknown = [(k, m) for k, m in self.parts[port] if k not in widths]
+                if len(unknown) == 1:
+                    k, m = unknown[0]
+                    widths[k] = (count - self.kept(port, {**widths, k: 0})) // m
+            if len(widths) == known:
+                break
+        widths |= {k: group.width for k, group in enumerate(self.groups) if k not in widths}
+        for name, (shape, _) in sizes.items():
+            if self.shape(name, widths) != shape:
+                raise CompressionError(
+                    f"the built network isn't the teacher with fewer channels: {name!r} doesn't fit",
+                    got=shape,
+                    expected=f"{self.shape(name, widths)}, as its neighbours are",
+                )
+        for k, width in widths.items():
+            group = self.groups[k]
+            fixed = group.whole is not None and width != group.width
+            if fixed or not 1 <= width <= group.width:
+                raise CompressionError(
+                    f"the built network has another number of channels in {group.name!r}",
+                    got=width,
+                    expected=f"{group.width}, as they are {group.whole}" if fixed else f"1 to {group.width}",
+                )
+        return widths
 
     def allowed(self, widths: Mapping[int, int]) -> bool:
         """Whether norms and grouped layers can cut what is left into their blocks."""
