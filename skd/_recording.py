@@ -59,6 +59,7 @@ class Call:
         self.channels: int | None = None
         self.last: Call | None = None  # of the calls inside
         self.sequence_first = False
+        self.channels_last = False
 
 
 class Recorder:
@@ -108,7 +109,7 @@ class Recorder:
             call.output = found[0][1]
             call.output_shape = tuple(call.output.shape)  # now, as it may be reshaped in place
             call.layout = self.layout(call, call.output)
-            if call.layout is not None or call.output.ndim == 4:
+            if call.layout is not None or call.output.ndim in (4, 5):
                 self.layouts[id(call.output)] = call.layout
         if not isinstance(value, Tensor):
             call.paths = tuple((path, tuple(tensor.shape)) for path, tensor in found)
@@ -117,7 +118,7 @@ class Recorder:
 
     def layout(self, call: Call, output: Tensor) -> Layout | None:
         module, ndim = call.module, output.ndim
-        if ndim not in (3, 4):
+        if ndim not in (3, 4, 5):
             return _LAYOUT_OF_NDIM.get(ndim)
         call.sequence_first = ndim == 3 and any(_sequence_first(outer.module) for outer in (*self.open, call))
         if call.sequence_first:  # one that turns its input round for them, and its output back, stays channels first
@@ -138,7 +139,7 @@ class Recorder:
         for source in sources:
             if source is not None and source.shape == output.shape and id(source) in self.layouts:
                 return self.layouts[id(source)]
-        return None if ndim == 3 else "BCHW"
+        return _LAYOUT_OF_NDIM.get(ndim)
 
     def kept(self, call: Call, output: Tensor) -> Layout | None:
         """The input's layout, for a layer of the user's own whose weights change the channels and nothing else.
@@ -159,11 +160,12 @@ class Recorder:
             if call.output is None or call.output_shape is None:
                 continue
             claims = self.claims.get(id(call.output), set())
-            if len(claims) == 1 and len(call.output_shape) in (3, 4) and _channels_last(call.module) is None:
+            if len(claims) == 1 and len(call.output_shape) in (3, 4, 5) and _channels_last(call.module) is None:
                 last = claims == {True}
                 if not (call.sequence_first and last):
                     call.layout = _of(len(call.output_shape), last=last)
             call.channels = None if call.layout is None else channels(call.output, call.layout)
+            call.channels_last = call.layout is None and len(call.output_shape) in (4, 5)
 
     def explain(self, error: Exception) -> None:
         """Name the layer in which the error was raised, by the innermost frame that is a layer's method."""
@@ -203,10 +205,10 @@ def _channels_last(module: nn.Module) -> bool | None:
 
 
 def _of(ndim: int, *, last: bool) -> Layout | None:
-    """The layout of three or four dimensions: channels in the last are (B, N, C) or (B, H, W, C), which has no name."""
+    """The layout of three dimensions or more; None for a map whose channels are last."""
     if ndim == 3:
         return "BNC" if last else "BCL"
-    return None if last else "BCHW"
+    return None if last else _LAYOUT_OF_NDIM[ndim]
 
 
 def _sequence_first(module: nn.Module) -> bool:

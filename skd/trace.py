@@ -60,6 +60,8 @@ class LayerRecord:
         Number of parameters in it, those of its layers included.
     paths : tuple of (path, shape)
         Every tensor in the output, where that is a container.
+    channels_last : bool
+        The output is a map whose channels are last, (B, H, W, C) or (B, D, H, W, C).
     """
 
     name: str
@@ -76,6 +78,7 @@ class LayerRecord:
     changed_in_place: bool
     parameters: int
     paths: tuple[tuple[Path, Shape], ...] = ()
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -257,6 +260,7 @@ def _trace(recorder: Recorder, given: Tensor | None) -> Trace:
                 changed_in_place=any(tensor._version != version for tensor, version in call.versions),
                 parameters=sum(parameter.numel() for parameter in call.module.parameters()),
                 paths=call.paths,
+                channels_last=call.channels_last,
             )
         )
     lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)

@@ -30,13 +30,15 @@ class Spot:
     scale: tuple[float, ...] | None = None
     sequence_first: bool = False  # or it isn't known
     samples_second: bool = False  # it is known
+    channels_last: bool = False  # of a map; `shape` is the one it is read in
 
     @property
     def tap(self) -> Tap:
         """The layout is stated for all but plain maps, so that it is known where there is no feature to look at."""
         stated = self.layout if len(self.shape) != 4 else None
         clone = self.record.changed_in_place
-        return Tap(self.record.name, call=self.record.call, path=self.path, layout=stated, clone=clone)
+        tap = Tap(self.record.name, call=self.record.call, path=self.path, layout=stated, clone=clone)
+        return dataclasses.replace(tap, channels_last=self.channels_last)
 
     @property
     def width(self) -> int:
@@ -71,13 +73,21 @@ class Node:
         return [self.parent, *self.parent.outer]
 
     @property
+    def given(self) -> tuple[int, ...] | None:
+        """The input's shape; the channels of a map are second, if they are in the output."""
+        shape = self.record.input_shape
+        if shape is None or len(shape) < 4 or not any(spot.channels_last for spot in self.spots):
+            return shape
+        return shape[0], shape[-1], *shape[1:-1]
+
+    @property
     def appends(self) -> bool:
         """Whether it does nothing but append its input to what its only layer makes of it."""
         if len(self.children) != 1 or len(self.spots) != 1 or len(self.children[0].spots) != 1:
             return False
-        given, inner = self.record.input_shape, self.children[0]
+        given, inner = self.given, self.children[0]
         layout, width = self.spots[0].layout, self.spots[0].width - inner.spots[0].width
-        if given is None or inner.record.input_shape != given or len(given) != len(self.spots[0].shape):
+        if given is None or inner.given != given or len(given) != len(self.spots[0].shape):
             return False
         return given[2 if layout == "BNC" else 1] == width
 
@@ -92,9 +102,9 @@ class Node:
         if not self.children:
             if hasattr(activations, record.type) and record.type != "MultiheadAttention":  # PReLU has a parameter
                 return False
-            shuffles = record.input_shape is not None and any(
-                len(spot.shape) == len(record.input_shape) >= 4 and spot.shape[1] != record.input_shape[1]
-                for spot in self.spots
+            given = self.given
+            shuffles = given is not None and any(
+                len(spot.shape) == len(given) >= 4 and spot.shape[1] != given[1] for spot in self.spots
             )
             return (record.parameters > 0 and record.type != "Embedding") or "Norm" in record.type or shuffles
         return any(child.is_active for child in self.children)
@@ -156,6 +166,8 @@ def _spots(node: Node, place: int, axes: tuple[int, ...] | None, samples: int) -
             continue
         layout = record.layout if record.output_shape is not None else _LAYOUT_OF_NDIM.get(len(shape))
         sequence_first = False
+        if record.channels_last:
+            shape, layout = (shape[0], shape[-1], *shape[1:-1]), _LAYOUT_OF_NDIM[len(shape)]
         if layout is None and len(shape) == 3:
             alike = [inner.record.layout for inner in node.inside() if inner.record.output_shape == shape]
             layout = next((each for each in reversed(alike) if each is not None), None)
@@ -165,6 +177,8 @@ def _spots(node: Node, place: int, axes: tuple[int, ...] | None, samples: int) -
             spot = Spot(record, path, shape, layout, place, sequence_first=sequence_first)
             if sequence_first and shape[0] != samples == shape[1]:
                 spot = dataclasses.replace(spot, samples_second=True)
+            if record.channels_last:
+                spot = dataclasses.replace(spot, channels_last=True)
             if axes is not None and len(axes) == len(spot.positions):
                 scale = tuple(size / of for size, of in zip(spot.positions, axes, strict=True))
                 spot = dataclasses.replace(spot, scale=scale)
@@ -265,7 +279,7 @@ class Measure:
         return bool(before) and before[-1].width == last.spots[0].width and not kept
 
     def _start(self, node: Node) -> Size | None:
-        shape = node.record.input_shape
+        shape = node.given
         if shape is None or len(shape) < 2:
             return None
         layout = next((spot.layout for spot in node.spots if len(spot.shape) == len(shape)), None)

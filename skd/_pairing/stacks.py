@@ -63,7 +63,8 @@ def folded(root: Node, ignored: Ignored) -> Mirror | None:
     pairs = [(f"depth {k + 1}", stack[k], stack[-1 - k]) for k in range(half)]
     notes = [
         f"there is neither a scale nor a decoder, so the {len(stack)} layers of '{_stack_name(stack)}' are folded in "
-        "their middle, the first mirrored by the last; declare the pairs if that isn't meant"
+        "their middle, the first mirrored by the last; if that isn't meant, declare the pairs: "
+        f'Pairing.declare([("{pairs[0][1].tap}", "{pairs[0][2].tap}"), …], model, example)'
     ]
     return Mirror("depth", pairs, stack[half] if len(stack) % 2 else None, notes + _sequence_first(pairs))
 
