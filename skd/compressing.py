@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -51,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Compressed:
-    """A student made from its teacher. ``str()`` is a table.
+    """A student made from its teacher, by `compress`. ``str()`` is a table.
 
     Attributes
     ----------
@@ -69,7 +70,17 @@ class Compressed:
         Share of the variance of the teacher's output that the student's has before any training:
         1 − Σ(y_T − y_S)² / Σ(y_T − ȳ_T)². It is below 0 where the student's output is worse than a constant.
     dtype : torch.dtype
+        Of the file.
     notes : tuple of str
+        What to know about it.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> net = nn.Sequential(nn.Conv1d(1, 8, 3), nn.ReLU(), nn.Conv1d(8, 1, 3))
+    >>> done = compress(net, None, data=[torch.randn(4, 1, 32)], widths={"0": 3})
+    >>> done.widths, done.student[0].out_channels
+    ({'0': 3}, 3)
     """
 
     student: nn.Module
@@ -120,6 +131,26 @@ class Compressed:
         """
         write_atomically(path, to_file(self.student, self.dtype))
 
+    def export(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write the student as a program of `torch.export`, which runs where neither skd nor its class is.
+
+        Parameters
+        ----------
+        path : path
+            Mostly ``….pt2``.
+        *args, **kwargs
+            An example of what the student is called with; the program takes these shapes.
+
+        Raises
+        ------
+        FileError
+            It can't be written.
+        """
+        program = torch.export.export(self.student, args, kwargs)
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        write_atomically(path, buffer.getvalue())
+
     def save_widths(self, path: str | os.PathLike[str]) -> None:
         """Write the widths as JSON: with the teacher's class, enough to make the student's shape again.
 
@@ -169,7 +200,82 @@ def compress(
     inputs: Callable[[Any], Any] | None = None,
     batches: int | None = None,
 ) -> Compressed:
-    """Make a narrower student of a teacher, both sides of each pair by the same share, started from its weights."""
+    """Make a narrower student of a teacher, both sides of each pair by the same share, started from its weights.
+
+    The network is traced, and channels that are one and the same are found: a residual stream's, a concatenation's
+    parts, a norm's and a depthwise convolution's. Each such group is narrowed as one; that its places are the right
+    ones is proven by running a narrowed copy. What can't be narrowed stays whole, with its reason in the report. Groups
+    that a pair reads on its two sides keep the same share of their widths.
+
+    One pass over the data measures what every layer reads. Widths are given where they keep the most of that under the
+    budget: the sum over all layers of the logarithm of the energy kept. Of a group, those channels are kept that
+    explain the others best (pivoted Cholesky), and what the others were is folded into the layers that read them, by
+    least squares; see DESIGN 6.5.
+
+    Parameters
+    ----------
+    teacher : nn.Module
+        It is left as it is.
+    spectra : Spectra or None
+        Of `measure`: its pairs are narrowed together, and its covariances count. None: no pairs.
+    data : iterable
+        Calibration batches of what the teacher is called with, read several times; some hundred positions a channel.
+    size, ratio, widths : optional
+        One of them. Bytes of the student's file, as "200 KB" (of 1,024), "1.5 MB" or an integer; or how many times
+        smaller than the teacher's file; or the widths themselves: by the names of groups, as `Compressed.widths` has
+        them, or with `build`, what it is called with. Counted is a safetensors file of all parameters and buffers, in
+        `dtype`, its head included.
+    build : callable, optional
+        A function from widths to a narrower network of the teacher's class, which is filled by name. Its student is
+        saved as a state dict like any other. Without it, a copy of the teacher is narrowed: `Compressed.export` saves
+        it, or `save` and `save_widths`.
+    full : sequence or mapping of int, optional
+        The widths with which `build` makes the teacher; it is called with the same kind. By default the pairs' widths,
+        outermost first, and the bottleneck's.
+    dtype : torch.dtype
+        Floating point numbers are saved in this one; the student itself keeps the teacher's.
+    allocation : {"energy", "uniform"}
+        Widths by energy, or one share for all.
+    start : {"projected", "cut"}
+        Weights folded, or only cut: a control.
+    bases : {"subset", "rotated"}
+        Channels, or leading directions where nothing but linear operations that treat all channels alike is between
+        layers (elsewhere channels).
+    minimum, multiple : int
+        Least width, and what widths are multiples of.
+    inputs : callable, optional
+        Turns an item of `data` into what the teacher takes, e.g. ``lambda batch: batch[0]``.
+    batches : int, optional
+        Read so many batches at most.
+
+    Returns
+    -------
+    Compressed
+        The student, a plain module without anything of skd in it, its widths, and a report.
+
+    Raises
+    ------
+    CompressionError
+        The size is impossible (says the smallest that is possible), the network can't be traced, or `build` doesn't
+        make narrower copies of it.
+    DataError, NonFiniteError
+        No data, too few (says how many are needed), constant ones, or NaN.
+    ArgumentError
+        A size or another argument that can't be.
+    MissingExtraError
+        torch-pruning isn't installed.
+
+    Examples
+    --------
+    >>> from skd import measure, pair
+    >>> _ = torch.manual_seed(0)
+    >>> net = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
+    ...                     nn.ConvTranspose2d(32, 16, 2, 2), nn.ReLU(), nn.ConvTranspose2d(16, 3, 2, 2))
+    >>> data = [torch.randn(4, 3, 16, 24) for _ in range(4)]
+    >>> done = compress(net, measure(net, pair(net, data[0]), data), data=data, size="10 KB")
+    >>> done.bytes <= 10 * 1024, done.student[0].out_channels == done.student[4].out_channels
+    (True, True)
+    """
     for name, value, kind in (("allocation", allocation, Allocation), ("start", start, Start), ("bases", bases, Bases)):
         if value not in get_args(kind):
             raise ArgumentError(f"there is no such {name}", got=repr(value), expected=", ".join(get_args(kind)))
@@ -187,51 +293,21 @@ def compress(
     factory = None if build is None else Factory(build, full or _levels(spectra), teacher, dtype)
     found = analyse(teacher, spectra, source, rotated=bases == "rotated", verified=factory is None)
     costs = Costs(teacher, found.groups, dtype)
-    values: list[list[int]] = []
-    if factory is None:
-        members = list(found.units)
-        units = [_unit(found, costs, each, minimum, multiple) for each in members]
+    plan = _Plan(found, costs, budget, allocation, factory, minimum, multiple)
+    if widths is None:
+        plan.choose()
+    elif factory is None:
+        plan.widths = _given(found, widths)
     else:
-        members, units, values = factory.units(found, costs, minimum, multiple)
-
-    def spread(levels: Sequence[int]) -> dict[int, int]:
-        return {
-            k: width
-            for each, unit, level in zip(members, units, levels, strict=True)
-            for k, width in zip(each, unit.levels[level], strict=True)
-        }
-
-    def total(levels: Sequence[int]) -> int:
-        return costs.total(spread(levels))
-
-    def steps(levels: Sequence[int], u: int) -> npt.NDArray[np.int64]:
-        found_bytes = costs.of(members[u], spread(levels), units[u].levels)
-        return found_bytes - found_bytes[levels[u]]
-
-    following, picked = None, list[int]()
-    if widths is not None:
-        if factory is None:
-            chosen = _given(found, widths)
-        else:
-            picked = list(widths.values()) if isinstance(widths, Mapping) else list(widths)
-            chosen = costs.infer(factory.sizes(picked))
-        budget = costs.total(chosen)
-    else:
-        levels = by_energy(units, budget, total, steps) if allocation == "energy" else uniform(units, budget, total)
-        chosen = spread(levels)
-        wider = [
-            total([*levels[:u], level + 1, *levels[u + 1 :]])
-            for u, level in enumerate(levels)
-            if level + 1 < len(units[u].levels)
-        ]
-        following = min(wider, default=None)
-        picked = [each[level] for each, level in zip(values, levels, strict=True)] if factory else []
-    chosen = {k: width for k, width in chosen.items() if k in found.choices}
+        plan.picked = list(widths.values()) if isinstance(widths, Mapping) else list(widths)
+        plan.widths = costs.infer(factory.sizes(plan.picked))
+    budget = costs.total(plan.widths) if widths is not None else budget
+    chosen = {k: width for k, width in plan.widths.items() if k in found.choices}
     student = project(
         teacher, found.groups, found.choices, chosen, found.wanted, found.moments, lifted=start == "projected"
     )
     if factory is not None:
-        student = factory.filled(picked, student)
+        student = factory.filled(plan.picked, student)
     student.eval()
     names = _names(found)
     return Compressed(
@@ -241,11 +317,90 @@ def compress(
         file_bytes(sizes_of(student, dtype)),
         budget,
         teacher_bytes,
-        following,
+        plan.following,
         output_energy(teacher, student, source),
         dtype,
         found.notes,
     )
+
+
+class _Plan:
+    """Widths under a budget, and for a factory what it is called with."""
+
+    def __init__(
+        self,
+        found: Analysis,
+        costs: Costs,
+        budget: int,
+        allocation: Allocation,
+        factory: Factory | None,
+        minimum: int,
+        multiple: int,
+    ) -> None:
+        self.found, self.costs, self.budget, self.allocation, self.factory = found, costs, budget, allocation, factory
+        self.least = minimum, multiple
+        self.widths: dict[int, int] = {}
+        self.picked: list[int] = []
+        self.following: int | None = None
+        self.members: list[tuple[int, ...]] = []
+        self.units: list[Unit] = []
+
+    def choose(self) -> None:
+        """Set the widths, and what a factory is called with for them."""
+        factory = self.factory
+        if factory is None:
+            self.members = list(self.found.units)
+            self.units = [_unit(self.found, self.costs, each, *self.least) for each in self.members]
+            self._allocate()
+            return
+        for exact in (False, True):
+            self.members, self.units, values = factory.units(self.found, self.costs, *self.least, exact=exact)
+            levels = self._allocate()
+            self.picked = [each[level] for each, level in zip(values, levels, strict=True)]
+            try:
+                built = self.costs.infer(factory.sizes(self.picked))
+            except Exception as error:
+                problem: object = f"{type(error).__name__}: {error}"
+            else:
+                if all(built[k] == width for k, width in self.widths.items()):
+                    return
+                problem = "other channels than its widths one by one"
+        raise CompressionError(
+            f"build fails at the widths that fit best, {factory.given(self.picked)!r}",
+            got=problem,
+            remedy="give multiple=…, of which the widths must be multiples, or widths=…",
+        )
+
+    def _allocate(self) -> list[int]:
+        if self.allocation == "energy":
+            levels = by_energy(self.units, self.budget, self.total, self.steps)
+        else:
+            levels = uniform(self.units, self.budget, self.total)
+        self.widths = self.spread(levels)
+        wider = [
+            self.total([*levels[:u], level + 1, *levels[u + 1 :]])
+            for u, level in enumerate(levels)
+            if level + 1 < len(self.units[u].levels)
+        ]
+        self.following = min(wider, default=None)
+        return levels
+
+    def spread(self, levels: Sequence[int]) -> dict[int, int]:
+        """The widths of the groups at these levels of the units."""
+        return {
+            k: width
+            for each, unit, level in zip(self.members, self.units, levels, strict=True)
+            for k, width in zip(each, unit.levels[level], strict=True)
+        }
+
+    def total(self, levels: Sequence[int]) -> int:
+        """Bytes of the file."""
+        return self.costs.total(self.spread(levels))
+
+    def steps(self, levels: Sequence[int], u: int) -> npt.NDArray[np.int64]:
+        """More bytes at each level of a unit."""
+        found = self.costs.of(self.members[u], self.spread(levels), self.units[u].levels)
+        return found - found[levels[u]]
 
 
 def _levels(spectra: Spectra | None) -> tuple[int, ...]:

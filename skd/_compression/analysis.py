@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from skd._compression.calibration import Reader, energy_matrix, measure_inputs, readers
 from skd._compression.graph import Graph, trace_channels
-from skd._compression.groups import Group, find_groups, tied
+from skd._compression.groups import MADE_BY_NONE, Group, find_groups, tied
 from skd._compression.narrowing import find_breaking
 from skd._compression.projection import Choice
 from skd._measuring import arguments, quiet
@@ -112,6 +112,9 @@ def analyse(
                 groups[k] = replace(group, whole="what reads it can't be measured")
             else:
                 choices[k] = Choice(matrix, group, rotated=rotated and group.rotatable)
+        elif group.whole == MADE_BY_NONE and not verified:
+            groups[k] = replace(group, whole=None)
+            choices[k] = Choice.evenly(group)
     units = tied(groups, teacher, ties)
     return Analysis(graph, tuple(groups), tuple(map(tuple, units)), wanted, moments, choices, tuple(notes))
 

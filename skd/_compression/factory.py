@@ -79,14 +79,17 @@ class Factory:
             return sizes_of(self.network(values), self.dtype)
 
     def units(
-        self, found: Analysis, costs: Costs, minimum: int, multiple: int
+        self, found: Analysis, costs: Costs, minimum: int, multiple: int, *, exact: bool = False
     ) -> tuple[list[tuple[int, ...]], list[Unit], list[list[int]]]:
         """For each width: the groups that it narrows, their levels, and the width's value at each level.
+
+        A few networks are built, and where all groups were in proportion there, they are taken to be so in between; with
+        `exact`, up to VALUES are built for each width.
 
         Raises
         ------
         CompressionError
-            A width narrows what can't be followed.
+            A width narrows what can't be followed, or none but the teacher's can be built.
         """
         members: list[tuple[int, ...]] = []
         units: list[Unit] = []
@@ -94,38 +97,49 @@ class Factory:
         taken: set[int] = set()
         for place, full in enumerate(self.full):
             lowest = min(full, -(-max(1, minimum) // multiple) * multiple)
-            stride = multiple * max(1, (full - lowest) // multiple // VALUES)
-            tables: dict[int, dict[int, int]] = {}
-            problem: Exception | None = None
-            for value in [*range(lowest, full, stride), full]:
-                trial = [*self.full[:place], value, *self.full[place + 1 :]]
-                try:
-                    sizes = self.sizes(trial)
-                except Exception as error:  # its own checks: not every width can be built
-                    problem = error
-                    continue
-                tables[value] = costs.infer(sizes)
-            if list(tables) == [full] and problem is not None and full > lowest:
-                raise CompressionError(
-                    f"build fails at every width but the teacher's, of {self.given(self.full)!r}'s number {place + 1}",
-                    got=f"{type(problem).__name__}: {problem}",
-                    remedy="give multiple=…, of which the widths must be multiples",
-                )
+            every = [*range(lowest, full, multiple), full]
+            tables = self._tables(place, every if exact else every[:: max(1, len(every) // 3)] + [full], costs)
             narrows = tuple(
-                k for k in found.choices if k not in taken and any(table[k] < found.groups[k].width for table in tables.values())
+                k for k in found.choices if k not in taken and any(t[k] < found.groups[k].width for t in tables.values())
             )
+            if not narrows:  # nothing depends on it, or what does is narrowed by another
+                tables, every = {full: {}}, [full]
+            elif not exact and all(
+                table[k] * full == found.groups[k].width * value for value, table in tables.items() for k in narrows
+            ):
+                whole = {k: found.groups[k].width for k in narrows}
+                every = [v for v in every if all(n * v % full == 0 for n in whole.values())]
+                tables = {v: {k: n * v // full for k, n in whole.items()} for v in every}
+            elif not exact:
+                tables = self._tables(place, every, costs)
             taken.update(narrows)
             members.append(narrows)
             levels = [tuple(table[k] for k in narrows) for table in tables.values()]
-            worths = [
-                worth((found.choices[k].energy[w - 1], found.choices[k].readers) for k, w in zip(narrows, level, strict=True))
-                for level in levels
-            ]
-            if not narrows:  # nothing depends on it, or what does is narrowed by another
-                levels, worths, tables = [()], [0.0], {full: {}}
+            choices = [found.choices[k] for k in narrows]
+            worths = [worth((c.energy[w - 1], c.readers) for c, w in zip(choices, level, strict=True)) for level in levels]
             units.append(Unit(tuple(levels), tuple(worths)))
             values.append(list(tables))
         return members, units, values
+
+    def _tables(self, place: int, values: Sequence[int], costs: Costs) -> dict[int, dict[int, int]]:
+        """The widths of all groups at some values of one width, the others as they are in the teacher."""
+        full = self.full[place]
+        tables: dict[int, dict[int, int]] = {}
+        problem: Exception | None = None
+        for value in sorted({*values[:: max(1, len(values) // VALUES)], full}):
+            try:
+                sizes = self.sizes([*self.full[:place], value, *self.full[place + 1 :]])
+            except Exception as error:  # its own checks: not every width can be built
+                problem = error
+                continue
+            tables[value] = costs.infer(sizes)
+        if problem is not None and list(tables) == [full] and len(values) > VALUES // 2:
+            raise CompressionError(
+                f"build fails at every number {place + 1} of the widths but the teacher's",
+                got=f"{type(problem).__name__}: {problem}",
+                remedy="give multiple=…, of which the widths must be multiples",
+            )
+        return tables
 
     def filled(self, values: Sequence[int], start: nn.Module) -> nn.Module:
         """The network with these widths and the weights of `start`, by name.

@@ -309,9 +309,20 @@ class _Flood:
             for name, module in self.model.named_modules()
             if name not in seen and any(True for _ in module.parameters(recurse=False)) and ports_of(module)
         ]
+        for name in list(unseen):
+            for root in roots:
+                for port in list(found[root].places):
+                    if self._is_alias(name, port.layer):  # it never runs, and shares its weights with one that does
+                        found[root].places[Port(name, port.side)] = list(found[root].places[port])
+                        unseen = [other for other in unseen if other != name]
         for root in roots:
             found[root].places = {port: sorted(places) for port, places in sorted(found[root].places.items())}
         return Graph(tuple(found[root] for root in roots), tapped, tuple(unseen))
+
+    def _is_alias(self, one: str, other: str) -> bool:
+        modules = self.model.get_submodule(one), dict(self.model.named_modules()).get(other)
+        weights = [getattr(module, "weight", None) for module in modules]
+        return type(modules[0]) is type(modules[1]) and weights[0] is weights[1] is not None
 
     def _read(self, feature: Tensor, by_function: Mapping[Any, Any], number: Mapping[Any, int]) -> tuple[int, ...]:
         """Atoms of a feature's channels, in their order; none where the feature isn't part of the graph."""

@@ -16,6 +16,8 @@ from skd._compression.layers import Port, blocks_of, is_depthwise
 # Operations of attention: what goes in is cut into heads, and its number of channels sets a temperature.
 ATTENTION = ("ScaledDotProduct", "Softmax", "Bmm", "Baddbmm")
 
+MADE_BY_NONE = "no layer makes it"  # positions' or times' sines, say
+
 
 @dataclass(frozen=True, eq=False)
 class Group:
@@ -102,8 +104,10 @@ def _why_whole(group: Group, atom: Atom, modules: Mapping[str, nn.Module]) -> st
         return "the network's output"
     if atom.lost:
         return "its channels can't be followed through the operations after it"
-    if atom.inner or all(port.side == "in" for port in group.ports):
+    if atom.inner:
         return "the network's input"
+    if all(port.side == "in" for port in group.ports):
+        return MADE_BY_NONE
     if group.width == 1:
         return "a single channel"
     for port in group.ports:

@@ -41,6 +41,7 @@ class Choice:
     def __init__(self, matrix: Tensor, group: Group, *, rotated: bool) -> None:
         self.group, self.rotated = group, rotated
         self.readers = sum(port.side == "in" for port in group.ports)
+        self.spread = False
         self.order: list[int] = []
         if rotated:
             values, self.vectors = bases.spectrum(matrix)
@@ -49,8 +50,17 @@ class Choice:
             self.order = pivots(matrix, group.cells)
             self.energy = bases.explained(matrix, self.order).tolist()
 
+    @classmethod
+    def evenly(cls, group: Group) -> Choice:
+        """Atoms evenly spread: the frequencies of a narrower encoding of positions or times."""
+        choice = cls(torch.eye(group.width, dtype=torch.float64), group, rotated=False)
+        choice.spread, choice.energy, choice.readers = True, [1.0] * group.width, 0
+        return choice
+
     def atoms(self, width: int) -> Tensor:
         """The atoms whose places the student keeps, ascending."""
+        if self.spread:
+            return torch.arange(width) * self.group.width // width
         if self.rotated:
             return torch.arange(width)
         return torch.tensor(self.order[:width]).sort().values
