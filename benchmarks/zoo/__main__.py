@@ -31,14 +31,14 @@ def row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     if found["ambiguous"]:
         drawn += ", said to be ambiguous"
     before, after = found["loss"]
-    wrong = found["alone"]
+    wrong = found.get("alone")
     return (
         name,
         f"{teacher:,} → {student:,}",
         f"{found['pairs']} {drawn}",
         f"{before:.3g} → {after:.3g}",
         found["graph"] or "-",
-        "same" if wrong == 0 else f"{wrong:.1g} off",
+        "-" if wrong is None else "same" if wrong == 0 else f"{wrong:.1g} off",
         "-" if found["compress"] is None else json.dumps(found["compress"]),
     )
 
@@ -58,18 +58,33 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
+def kept(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of an earlier run."""
+    if not path.exists():
+        return {}
+    rows: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["networks"]
+    return rows
+
+
+def write(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """After every network, so that a run which is stopped isn't lost."""
+    ordered = {entry.name: rows[entry.name] for entry in ENTRIES if entry.name in rows}
+    report = {"versions": versions(), "steps": STEPS, "networks": ordered}
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
-    parser.add_argument("names", nargs="*", help="networks; all of them by default, and only then results are kept")
+    parser.add_argument("names", nargs="*", help="networks, whose rows are measured again; by default all")
     parser.add_argument("--no-graph", action="store_true", help="don't compile, which takes most of the time")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows are kept")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(1)
     known = [entry.name for entry in ENTRIES]
     if unknown := set(options.names) - set(known):
         parser.error(f"no such network: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    rows: dict[str, dict[str, Any]] = {}
+    rows = kept(options.out)
     with tempfile.TemporaryDirectory() as folder:
         for entry in ENTRIES:
             if options.names and entry.name not in options.names:
@@ -77,14 +92,16 @@ def main() -> None:
             if entry.package and importlib.util.find_spec(entry.package) is None:
                 rows[entry.name] = {"skipped": f"{entry.package} isn't installed"}
                 continue
+            before = rows.get(entry.name, {})
             rows[entry.name] = measured(entry, Path(folder), compiled=not options.no_graph)
-            print(entry.name, flush=True)
+            if options.no_graph:
+                rows[entry.name]["graph"] = before.get("graph")
+            write(options.out, rows)
+            print(entry.name, rows[entry.name]["loss"], rows[entry.name]["graph"], flush=True)
         for name, wrong in alone(Path(folder)).items():
             rows[name]["alone"] = wrong
-    print(table(rows))
-    if not options.names and not options.no_graph:
-        report = {"versions": versions(), "steps": STEPS, "networks": rows}
-        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.out, rows)
+    print(table({name: rows[name] for name in known if name in rows}))
 
 
 if __name__ == "__main__":
