@@ -426,7 +426,9 @@ def _unit(found: Analysis, costs: Costs, members: Sequence[int], minimum: int, m
         )
         if all(w >= min(minimum, full) for w, full in zip(level, whole, strict=True)):
             levels.append(level)
-    levels = [level for level in dict.fromkeys([*levels, whole]) if costs.allowed(dict(zip(members, level, strict=True)))]
+    levels = [
+        level for level in dict.fromkeys([*levels, whole]) if costs.allowed(dict(zip(members, level, strict=True)))
+    ]
     choices = [found.choices[k] for k in members]
     values = [worth([(c.energy[w - 1], c.readers) for c, w in zip(choices, level, strict=True)]) for level in levels]
     return Unit(tuple(levels), tuple(values))
@@ -449,7 +451,9 @@ def _given(found: Analysis, widths: Mapping[str, int] | Sequence[int]) -> dict[i
     chosen = {k: found.groups[k].width for k in found.choices}
     for name, width in widths.items():
         if name not in known:
-            raise ArgumentError("no group that can be narrowed has this name", got=repr(name), expected=", ".join(known))
+            raise ArgumentError(
+                "no group that can be narrowed has this name", got=repr(name), expected=", ".join(known)
+            )
         group = found.groups[known[name]]
         if not 1 <= width <= group.width or width % group.step:
             expected = f"1 to {group.width}" + (f", a multiple of {group.step}" if group.step > 1 else "")
@@ -471,5 +475,3 @@ def _row(found: Analysis, costs: Costs, widths: Mapping[int, int], k: int, name:
         int(costs.of([k], widths, [[kept]])[0]),
         group.whole,
     )
-
-

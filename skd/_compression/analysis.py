@@ -93,7 +93,9 @@ def analyse(
         sides = [{home[atom] for atom in graph.tapped[tap]} for tap in _taps(pair)]
         lost = [f"'{tap}'" for tap, side in zip(_taps(pair), sides, strict=True) if not side]
         if lost:
-            notes.append(f"pair {pair.name!r}: the channels of {', '.join(lost)} weren't found, so its sides aren't tied")
+            notes.append(
+                f"pair {pair.name!r}: the channels of {', '.join(lost)} weren't found, so its sides aren't tied"
+            )
         ties.append(sorted(set().union(*sides)))
     if verified:
         groups = [replace(g, whole="queries, keys and values of an attention") if g.heads else g for g in groups]

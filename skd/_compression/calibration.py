@@ -50,7 +50,9 @@ def readers(model: nn.Module, groups: Sequence[Group]) -> dict[str, Reader]:
             width = module.in_features if isinstance(module, nn.Linear) else module.in_channels
             count = positions.shape[1]
             regular = torch.equal(positions, positions[:, :1] + torch.arange(count))
-            if count > 1 and not (isinstance(module, nn.Linear) and regular and not bool((positions[:, 0] % count).any())):
+            if count > 1 and not (
+                isinstance(module, nn.Linear) and regular and not bool((positions[:, 0] % count).any())
+            ):
                 continue  # what is read is slices of the weights, without a lift
             if width // count <= LIMIT:
                 found[port.layer] = Reader(port.layer, width // count, count)
@@ -109,9 +111,7 @@ def measure_inputs(
 
 
 @contextmanager
-def watched(
-    model: nn.Module, layers: Iterable[str], take: Callable[[str, nn.Module, Tensor], None]
-) -> Iterator[None]:
+def watched(model: nn.Module, layers: Iterable[str], take: Callable[[str, nn.Module, Tensor], None]) -> Iterator[None]:
     """Inside, `take` is given what these layers are given, at every call."""
 
     def hook_for(layer: str) -> Callable[..., None]:
@@ -121,7 +121,9 @@ def watched(
 
         return hook
 
-    handles = [model.get_submodule(layer).register_forward_pre_hook(hook_for(layer), with_kwargs=True) for layer in layers]
+    handles = [
+        model.get_submodule(layer).register_forward_pre_hook(hook_for(layer), with_kwargs=True) for layer in layers
+    ]
     try:
         yield
     finally:

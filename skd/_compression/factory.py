@@ -83,8 +83,8 @@ class Factory:
     ) -> tuple[list[tuple[int, ...]], list[Unit], list[list[int]]]:
         """For each width: the groups that it narrows, their levels, and the width's value at each level.
 
-        A few networks are built, and where all groups were in proportion there, they are taken to be so in between; with
-        `exact`, up to VALUES are built for each width.
+        A few networks are built, and where all groups were in proportion there, they are taken to be so in between;
+        with `exact`, up to VALUES are built for each width.
 
         Raises
         ------
@@ -98,48 +98,60 @@ class Factory:
         for place, full in enumerate(self.full):
             lowest = min(full, -(-max(1, minimum) // multiple) * multiple)
             every = [*range(lowest, full, multiple), full]
-            tables = self._tables(place, every if exact else every[:: max(1, len(every) // 3)] + [full], costs)
+            probes = every if exact else every[:: -max(1, len(every) // 3)]
+            tables, problem = self._tables(place, probes, costs)
+            if problem is not None and not exact:
+                tables, problem = self._tables(place, every, costs)
+            if problem is not None and list(tables) == [full]:
+                raise CompressionError(
+                    f"build fails at every number {place + 1} of the widths but the teacher's",
+                    got=problem,
+                    remedy="give multiple=…, of which the widths must be multiples",
+                )
             narrows = tuple(
-                k for k in found.choices if k not in taken and any(t[k] < found.groups[k].width for t in tables.values())
+                k
+                for k in found.choices
+                if k not in taken and any(t[k] < found.groups[k].width for t in tables.values())
             )
             if not narrows:  # nothing depends on it, or what does is narrowed by another
                 tables, every = {full: {}}, [full]
-            elif not exact and all(
-                table[k] * full == found.groups[k].width * value for value, table in tables.items() for k in narrows
+            elif (
+                not exact
+                and problem is None
+                and all(
+                    table[k] * full == found.groups[k].width * value for value, table in tables.items() for k in narrows
+                )
             ):
                 whole = {k: found.groups[k].width for k in narrows}
                 every = [v for v in every if all(n * v % full == 0 for n in whole.values())]
                 tables = {v: {k: n * v // full for k, n in whole.items()} for v in every}
-            elif not exact:
-                tables = self._tables(place, every, costs)
+            elif not exact and problem is None:
+                tables, _ = self._tables(place, every, costs)
             taken.update(narrows)
             members.append(narrows)
             levels = [tuple(table[k] for k in narrows) for table in tables.values()]
             choices = [found.choices[k] for k in narrows]
-            worths = [worth((c.energy[w - 1], c.readers) for c, w in zip(choices, level, strict=True)) for level in levels]
+            worths = [
+                worth((c.energy[w - 1], c.readers) for c, w in zip(choices, level, strict=True)) for level in levels
+            ]
             units.append(Unit(tuple(levels), tuple(worths)))
             values.append(list(tables))
         return members, units, values
 
-    def _tables(self, place: int, values: Sequence[int], costs: Costs) -> dict[int, dict[int, int]]:
-        """The widths of all groups at some values of one width, the others as they are in the teacher."""
+    def _tables(self, place: int, values: Sequence[int], costs: Costs) -> tuple[dict[int, dict[int, int]], str | None]:
+        """The widths of all groups at some values of one width, the others as they are in the teacher; what failed."""
         full = self.full[place]
         tables: dict[int, dict[int, int]] = {}
-        problem: Exception | None = None
-        for value in sorted({*values[:: max(1, len(values) // VALUES)], full}):
+        problem: str | None = None
+        downwards = sorted({*values, full}, reverse=True)
+        for value in sorted(downwards[:: max(1, len(downwards) // VALUES)]):
             try:
                 sizes = self.sizes([*self.full[:place], value, *self.full[place + 1 :]])
             except Exception as error:  # its own checks: not every width can be built
-                problem = error
+                problem = f"{type(error).__name__}: {error}"
                 continue
             tables[value] = costs.infer(sizes)
-        if problem is not None and list(tables) == [full] and len(values) > VALUES // 2:
-            raise CompressionError(
-                f"build fails at every number {place + 1} of the widths but the teacher's",
-                got=f"{type(problem).__name__}: {problem}",
-                remedy="give multiple=…, of which the widths must be multiples",
-            )
-        return tables
+        return tables, problem
 
     def filled(self, values: Sequence[int], start: nn.Module) -> nn.Module:
         """The network with these widths and the weights of `start`, by name.
@@ -153,7 +165,9 @@ class Factory:
         try:
             student.load_state_dict(start.state_dict())
         except RuntimeError as error:
-            raise CompressionError("the built network can't be filled by name", got=str(error).splitlines()[-1]) from None
+            raise CompressionError(
+                "the built network can't be filled by name", got=str(error).splitlines()[-1]
+            ) from None
         reference = next((p for p in start.parameters()), None)
         if reference is not None:
             student.to(reference.device, reference.dtype)

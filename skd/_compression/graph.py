@@ -144,7 +144,9 @@ def trace_channels(
                 got=f"{type(error).__name__}: {error}",
                 remedy="give build=…, a function from widths to a narrower network",
             ) from error
-    return _Flood(graph, twin, watch.given).graph({tap: features[key] for tap, key in zip(taps, reader.taps, strict=True)})
+    return _Flood(graph, twin, watch.given).graph(
+        {tap: features[key] for tap, key in zip(taps, reader.taps, strict=True)}
+    )
 
 
 class _Watch(TorchFunctionMode):
@@ -342,7 +344,9 @@ def _axes(module: nn.Module, side: str) -> list[tuple[str, int]]:
         return [("weight", 1)]
     if isinstance(module, nn.Linear):
         return [("weight", 0), ("bias", 0)] if side == "out" else [("weight", 1)]
-    if isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
+    if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
+        return [("weight", 0)] if side == "both" else []
+    if isinstance(module, nn.modules.conv._ConvNd):
         out, into = (1, 0) if module.transposed else (0, 1)
         return [("weight", out), ("bias", 0)] if side == "out" else [("weight", into)]
     return [("weight", 0)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skd._compression.graph import LINEAR, Atom, Graph
-from skd._compression.layers import Port, blocks_of, is_depthwise
+from skd._compression.layers import Port, blocks_of
 
 # Operations of attention: what goes in is cut into heads, and its number of channels sets a temperature.
 ATTENTION = ("ScaledDotProduct", "Softmax", "Bmm", "Baddbmm")
@@ -74,7 +74,10 @@ def find_groups(graph: Graph, model: nn.Module) -> tuple[Group, ...]:
     groups = []
     places = {name: k for k, name in enumerate((*modules, *(name for name, _ in model.named_parameters())))}
     for numbers in together.values():
-        ports = sorted(graph.atoms[numbers[0]].places, key=lambda port: (("out", "both", "in").index(port.side), places[port.layer]))
+        ports = sorted(
+            graph.atoms[numbers[0]].places,
+            key=lambda port: (("out", "both", "in").index(port.side), places[port.layer]),
+        )
         first = {number: graph.atoms[number].places[ports[0]] for number in numbers}
         numbers.sort(key=first.__getitem__)
         atoms = [graph.atoms[number] for number in numbers]
@@ -114,9 +117,11 @@ def _why_whole(group: Group, atom: Atom, modules: Mapping[str, nn.Module]) -> st
         module = modules.get(port.layer)
         if module is not None and getattr(module, "parametrizations", None):
             return f"the weights of '{port.layer}' are parametrised"
-        if isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups == module.in_channels:
-            if not is_depthwise(module):
-                return f"'{port.layer}' makes several channels of each"
+        if (
+            isinstance(module, nn.modules.conv._ConvNd)
+            and 1 < module.groups == module.in_channels != module.out_channels
+        ):
+            return f"'{port.layer}' makes several channels of each"
     return None
 
 

@@ -64,17 +64,21 @@ def _between(node: Any, into: IndexMap, back: IndexMap) -> None:
 
 
 def _along_channels(node: Any, ndim: int, dim: int) -> bool:
-    """Whether a dimension is the channels': the second, or the last behind layers that have them there."""
-    seen, queue = set(), [node]
-    while queue and len(seen) < 100:
-        each = queue.pop(0)
-        kind = type(each.module).__name__
-        if kind in ("Linear", "LayerNorm", "Embedding"):
-            return dim == ndim - 1
-        if kind.startswith(("Conv", "BatchNorm", "InstanceNorm", "GroupNorm")):
-            return dim == 1
-        queue.extend(source for source in each.inputs if id(source) not in seen)
-        seen.update(map(id, each.inputs))
+    """Whether a dimension is the channels': the second, or the last beside layers that have them there.
+
+    Of three dimensions the layers behind tell (patches of a map become tokens), of more those before (a map is pooled).
+    """
+    for way in ("outputs", "inputs") if ndim == 3 else ("inputs", "outputs"):
+        seen, queue = {id(node)}, list(getattr(node, way))
+        while queue and len(seen) < 100:
+            each = queue.pop(0)
+            kind = type(each.module).__name__
+            if kind in ("Linear", "LayerNorm", "Embedding"):
+                return dim == ndim - 1
+            if kind.startswith(("Conv", "BatchNorm", "InstanceNorm", "GroupNorm")):
+                return dim == 1
+            queue.extend(other for other in getattr(each, way) if id(other) not in seen)
+            seen.update(map(id, getattr(each, way)))
     return dim == 1
 
 

@@ -61,7 +61,9 @@ def worth(energies: Iterable[tuple[float, int]]) -> float:
 
 
 Total = Callable[[Sequence[int]], int]  # chosen level of every unit → bytes
-Steps = Callable[[Sequence[int], int], npt.NDArray[np.int64]]  # chosen levels, a unit → more bytes at each of its levels
+Steps = Callable[
+    [Sequence[int], int], npt.NDArray[np.int64]
+]  # chosen levels, a unit → more bytes at each of its levels
 
 
 def by_energy(units: Sequence[Unit], budget: int, total: Total, steps: Steps) -> list[int]:
@@ -142,7 +144,7 @@ def _filled(
 
 
 def uniform(units: Sequence[Unit], budget: int, total: Total) -> list[int]:
-    """The level of every unit: one share of the widths for all, the largest that fits.
+    """The level of every unit: one share of the widths for all, the largest that fits, then single steps as they fit.
 
     Raises
     ------
@@ -159,7 +161,12 @@ def uniform(units: Sequence[Unit], budget: int, total: Total) -> list[int]:
         else:
             high = share
     full = [len(unit.levels) - 1 for unit in units]
-    return full if total(full) <= budget else chosen
+    if total(full) <= budget:
+        return full
+    for u in sorted(range(len(units)), key=lambda u: sum(units[u].levels[chosen[u]]) / sum(units[u].levels[-1])):
+        trial = [*chosen[:u], min(chosen[u] + 1, full[u]), *chosen[u + 1 :]]
+        chosen = trial if total(trial) <= budget else chosen
+    return chosen
 
 
 def _at_share(unit: Unit, share: float) -> int:

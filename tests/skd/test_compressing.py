@@ -101,9 +101,7 @@ def groups_of(model: nn.Module, *args: Any) -> dict[str, tuple[int, str | None]]
     with torch.no_grad():
         broken = find_breaking(model.eval(), groups, units, lambda net: net(*args))
     reasons = {k: reason for number, reason in broken.items() for k in units[number]}
-    return {
-        f"{group.name}/{k}": (group.width, group.whole or reasons.get(k)) for k, group in enumerate(groups)
-    }
+    return {f"{group.name}/{k}": (group.width, group.whole or reasons.get(k)) for k, group in enumerate(groups)}
 
 
 def open_widths(found: dict[str, tuple[int, str | None]]) -> list[int]:
@@ -266,7 +264,7 @@ class Mixing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(x)
-        out: Tensor = self.tail(x + x.abs().cumsum(1))
+        out: Tensor = self.tail(x - x.mean(1, keepdim=True))
         return out
 
 
@@ -292,11 +290,13 @@ def test_what_cannot_be_narrowed_is_found_by_running_it(net: nn.Module, reason: 
     assert any(reason in (whole or "") for _, whole in found.values())
 
 
+@torch.no_grad()
 def test_the_proof_notices_wrong_positions() -> None:
     """A group whose places in one layer are another order than its channels is no group."""
     seeded()
     net, example = nn.Sequential(nn.Conv2d(1, 6, 1), nn.ReLU(), nn.Conv2d(6, 1, 1)), torch.randn(1, 1, 4, 4)
-    groups = find_groups(trace_channels(net, (example,), {}), net)
+    with torch.enable_grad():
+        groups = find_groups(trace_channels(net, (example,), {}), net)
     k = next(k for k, group in enumerate(groups) if group.whole is None)
     keep = {k: half(groups[k])}
     assert _difference(net, groups, keep, lambda model: model(example)) is None
@@ -346,8 +346,7 @@ def test_a_linear_network_with_low_rank_features_is_its_student(bases: Any) -> N
     seeded()
     net = Linear().double().eval()
     data = [torch.randn(4, 2, 12, 12, dtype=torch.float64) for _ in range(4)]
-    names = compress(net, None, data=data, ratio=1, bases=bases).widths
-    assert {name: width for name, width in names.items()} == {"head": 12, "down": 16, "up": 10}
+    assert compress(net, None, data=data, ratio=1, bases=bases).widths == {"head": 12, "down": 16, "up": 10}
     # 5 for a stream of rank 4: a convolution that pads zeros can't take a constant, so the mean is a direction, too
     done = compress(net, None, data=data, widths={"head": 5, "down": 4, "up": 4}, bases=bases)
     x = torch.randn(3, 2, 16, 20, dtype=torch.float64)
@@ -367,7 +366,9 @@ def test_the_lift_is_what_makes_it_so() -> None:
 
 def test_a_flattened_map_is_lifted_channel_by_channel() -> None:
     seeded()
-    net = nn.Sequential(low_rank(nn.Conv2d(2, 8, 1), 2), nn.Flatten(), low_rank(nn.Linear(8 * 9, 6), 3), nn.Linear(6, 2))
+    net = nn.Sequential(
+        low_rank(nn.Conv2d(2, 8, 1), 2), nn.Flatten(), low_rank(nn.Linear(8 * 9, 6), 3), nn.Linear(6, 2)
+    )
     net = net.double().eval()
     data = [torch.randn(30, 2, 3, 3, dtype=torch.float64) for _ in range(2)]
     done = compress(net, None, data=data, widths={"0": 2, "2": 3})
@@ -456,7 +457,10 @@ def test_spectral_widths_keep_more_energy_than_one_share() -> None:
 def test_the_allocation_is_the_best_where_all_can_be_tried() -> None:
     """Two units whose bytes are their product: against all pairs of widths."""
     count = 12
-    curves = [[math.log(1 - 0.9 ** (k + 1)) for k in range(count)], [math.log(1 - 0.5 ** (k + 1)) for k in range(count)]]
+    curves = [
+        [math.log(1 - 0.9 ** (k + 1)) for k in range(count)],
+        [math.log(1 - 0.5 ** (k + 1)) for k in range(count)],
+    ]
     units = [Unit(tuple((k + 1,) for k in range(count)), tuple(curve)) for curve in curves]
 
     def total(levels: Sequence[int]) -> int:
@@ -557,12 +561,12 @@ def test_a_norm_that_wants_multiples() -> None:
     data = noise(2, 1, 8, 8, count=2)
 
     def build(widths: tuple[int]) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, widths[0], 3), nn.GroupNorm(4, widths[0]), nn.Conv2d(widths[0], 1, 1))
+        return nn.Sequential(nn.Conv2d(1, widths[0], 5), nn.GroupNorm(4, widths[0]), nn.Conv2d(widths[0], 1, 1))
 
-    net = build((16,)).eval()
-    done = compress(net, None, data=data, ratio=2, build=build, full=(16,))
+    net = build((32,)).eval()
+    done = compress(net, None, data=data, ratio=1.5, build=build, full=(32,))
     assert done.student[0].out_channels % 4 == 0
-    assert compress(net, None, data=data, ratio=2).student[0].out_channels % 4 == 0
+    assert compress(net, None, data=data, ratio=1.5).student[0].out_channels % 4 == 0
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------
@@ -719,7 +723,9 @@ def test_analysis_of_kbstyle_has_three_levels() -> None:
     assert streams == [4, 6, 8]
     blocks = 2 * (2 + 3) + 2
     assert len(found.choices) == 3 + blocks
-    done = compress(net, None, data=data, ratio=2, build=lambda w: networks.KBStyle(networks.KBStyleConfig(w)), full=(4, 6, 8))
+    done = compress(
+        net, None, data=data, ratio=2, build=lambda w: networks.KBStyle(networks.KBStyleConfig(w)), full=(4, 6, 8)
+    )
     assert done.bytes <= done.budget
     assert done.student.config.widths != (4, 6, 8)
 
