@@ -89,8 +89,8 @@ def main() -> None:
         for entry in ENTRIES:
             if options.names and entry.name not in options.names:
                 continue
-            if entry.package and importlib.util.find_spec(entry.package) is None:
-                rows[entry.name] = {"skipped": f"{entry.package} isn't installed"}
+            if entry.missing:
+                rows[entry.name] = {"skipped": f"{entry.missing} isn't installed"}
                 continue
             before = rows.get(entry.name, {})
             rows[entry.name] = measured(entry, Path(folder), compiled=not options.no_graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,9 @@ class Entry:
     inputs : callable
         One batch of random data.
     package : str
-        What has to be installed besides torch; empty for nothing.
+        The library it is of; empty for a plain one.
+    needs : str
+        A further package that this network of the library wants.
     output : str
         The tap of what it is for, where it returns more than one tensor.
     unused : str
@@ -39,8 +42,15 @@ class Entry:
     build: Callable[[int], nn.Module]
     inputs: Callable[[], Example]
     package: str = ""
+    needs: str = ""
     output: str = ""
     unused: str = ""
+
+    @property
+    def missing(self) -> str:
+        """The first package that isn't installed; empty where all are."""
+        wanted = [name for name in (self.package, self.needs) if name]
+        return next((name for name in wanted if importlib.util.find_spec(name) is None), "")
 
 
 def _class(module: str, name: str) -> Any:
@@ -172,6 +182,7 @@ ENTRIES = (
         ),
         _maps(1, 32, 48),
         "monai",
+        needs="einops",
         output="[0]",
     ),
     Entry(
