@@ -3,7 +3,7 @@
 The flow, one line a room: `pair` finds which decoder layers mirror which encoder layers, `measure` takes their
 spectra, `compress` makes a student of the size that is named, `match` lines a student's pairs up with the teacher's, a
 method such as `methods.SKD` builds the transfers, `Distiller` runs teacher and student, `check` refuses broken set-ups,
-`report` says what was retained. `distill` does all of it in one call, and `fit` trains any module that returns a `Step`.
+`report` says what was retained. `distill` does all of it in one call; `fit` trains any module that returns a `Step`.
 """
 
 import importlib

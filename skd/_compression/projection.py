@@ -160,7 +160,7 @@ def _basis(
 
 
 def _lift(module: Any, basis: Tensor, reader: Reader | None, moments: Moments | None) -> tuple[Tensor, Tensor | None]:
-    """What brings the kept coordinates of a layer's input back, and what is missing of their mean, if it has a place."""
+    """What brings the kept coordinates of a layer's input back, and what is missing of the mean, if it has a place."""
     if moments is None or reader is None:
         return basis, None
     if reader.positions > 1:
