@@ -400,7 +400,8 @@ class _Plan:
     def steps(self, levels: Sequence[int], u: int) -> npt.NDArray[np.int64]:
         """More bytes at each level of a unit."""
         found = self.costs.of(self.members[u], self.spread(levels), self.units[u].levels)
-        return found - found[levels[u]]
+        more: npt.NDArray[np.int64] = found - found[levels[u]]
+        return more
 
 
 def _levels(spectra: Spectra | None) -> tuple[int, ...]:

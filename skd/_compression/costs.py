@@ -105,7 +105,7 @@ class Costs:
         return total
 
     def _kept(self, port: Port, widths: Mapping[int, int], own: Mapping[int, Numbers]) -> Numbers:
-        lost: Numbers = np.int64(0)
+        lost: Numbers = np.zeros(1, dtype=np.int64)
         for k, m in self.parts[port]:
             full = self.groups[k].width
             lost = lost + (full - own.get(k, widths.get(k, full))) * m

@@ -165,7 +165,7 @@ def _silence(model: nn.Module, port: Port, gone: Tensor) -> None:
             dim = -1
         if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1 and module.transposed and dim == 1:
             size = module.out_channels // module.groups
-            weight = module.weight.data.unflatten(0, (module.groups, -1))
+            weight = module.weight.data.view(module.groups, -1, *module.weight.shape[1:])
             for channel in gone.tolist():
                 weight[channel // size, :, channel % size] = 0.0
         elif module.weight is not None:
@@ -179,7 +179,7 @@ def _silence_grouped(module: Any, gone: Tensor) -> None:
     if module.transposed:
         module.weight.data.index_fill_(0, gone, 0.0)
         return
-    weight = module.weight.data.unflatten(0, (module.groups, -1))
+    weight = module.weight.data.view(module.groups, -1, *module.weight.shape[1:])
     for channel in gone.tolist():
         weight[channel // size, :, channel % size] = 0.0
 
@@ -190,12 +190,12 @@ def _plain_norms(model: nn.Module) -> None:
     def forward(self: Any, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
         shape = (1, -1, *(1,) * (x.ndim - 2)) if isinstance(self, nn.GroupNorm) else self.weight.shape
         bias = getattr(self, "bias", None)
-        out = x * self.weight.view(shape)
-        return out if bias is None else out + bias.view(shape)
+        out: Tensor = x * self.weight.view(shape)
+        return out if bias is None else torch.add(out, bias.view(shape))
 
     for module in model.modules():
         if is_norm(module) and not isinstance(module, nn.modules.batchnorm._NormBase):
-            module.forward = types.MethodType(forward if module.weight is not None else _same, module)  # type: ignore[method-assign]
+            module.forward = types.MethodType(forward if module.weight is not None else _same, module)
 
 
 def _same(_self: Any, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
@@ -204,7 +204,7 @@ def _same(_self: Any, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a layer normalises over channels, as far as its kind and its name tell (T5LayerNorm, RMSNorm, …)."""
-    weight = getattr(module, "weight", False)
+    weight: Any = getattr(module, "weight", False)
     if weight is False or any(True for _ in module.children()):
         return False
     return "norm" in type(module).__name__.lower() and (weight is None or weight.ndim >= 1)

@@ -248,7 +248,7 @@ def _read(weight: Tensor, lift: Tensor, shift: Tensor | None, groups: int) -> tu
 
 def _grouped_transpose(weight: Tensor, groups: int) -> Tensor:
     """(in, out / groups, …) ↔ (out, in / groups, …)."""
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return weight.view(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
 
 
 def _module(model: nn.Module, layer: str) -> nn.Module | None:
