@@ -1,8 +1,9 @@
-"""Time and memory of painting in tiles, from 1 to 100 megapixels: ``python -m benchmarks.large_images``.
+"""Time and memory of the whole tool, from 1 to 100 megapixels: ``python -m benchmarks.large_images``.
 
-Each size runs in a process of its own, so that its peak memory is its own: from a bundled photograph, enlarged, to the
-painted picture, both whole in memory at 3 bytes a pixel. The weights are random where none are named; they change
-neither time nor memory. Linear in pixels means that seconds a megapixel stay what they are.
+For each size a photograph is written as a JPEG, and ``python -m kbstyle_example stylize`` paints it into another: what
+is measured is that process, from its start to its end, decoding and encoding with it. CPU seconds are of all threads;
+they hardly depend on what else the machine does, as the wall's seconds do. Time linear in pixels is a straight line:
+seconds = fixed + slope × megapixels, fitted with least squares of relative errors, whose greatest is reported.
 """
 
 from __future__ import annotations
@@ -11,95 +12,107 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+
+from kbstyle_example import STUDENT, KBStyle, weights_file
+from kbstyle_example.tiles import TILE
+from kbstyle_example.weights_file import save_weights
+
 SIZES = ((1024, 1024), (2048, 2048), (4096, 2560), (6144, 4096), (10240, 4096), (12288, 8192))
 GOAL = {"size": [10240, 4096], "peak_mib": 1536}
+SAMPLES = Path(weights_file.__file__).parent / "samples"
 
 
-def one(width: int, height: int, side: int, weights: str | None) -> dict[str, Any]:
-    """Paint one size in this process."""
-    import resource
-
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from kbstyle_example.networks import STUDENT, KBStyle
-    from kbstyle_example.painting import style_tensor
-    from kbstyle_example.tiles import render_tiles
-    from kbstyle_example.weights_file import load_weights
-
-    torch.manual_seed(0)
-    network = (load_weights(weights) if weights else KBStyle(STUDENT).eval()).to(memory_format=torch.channels_last)
-    samples = Path(sys.modules[KBStyle.__module__].__file__ or "").parent / "samples"
-    with Image.open(samples / "content" / "taj_mahal.jpg") as picture:
-        photograph = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
-    with torch.no_grad():
-        code = network.encode_style(style_tensor(samples / "style" / "cafe_terrace_at_night.jpg"))
-    before = _peak(resource)
+def one(photograph: Path, weights: str, threads: int) -> dict[str, float]:
+    """Paint one photograph in a process of its own."""
+    command = [sys.executable, "-m", "kbstyle_example", "stylize", str(photograph), "--weights", weights]
+    command += ["--style", str(SAMPLES / "style" / "cafe_terrace_at_night.jpg")]
+    command += ["-o", str(photograph.with_name("painted.jpg"))]
     started = time.perf_counter()
-    painted = render_tiles(network, photograph, code, side=side)
-    seconds = time.perf_counter() - started
-    megapixels = width * height / 1e6
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    _, status, used = os.wait4(process.pid, 0)  # of this process alone; `resource` knows the largest child only
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"the tool ended with {process.returncode}")
     return {
-        "size": [width, height],
-        "megapixels": round(megapixels, 2),
-        "seconds": round(seconds, 2),
-        "seconds_a_megapixel": round(seconds / megapixels, 3),
-        "peak_mib": round(_peak(resource)),
-        "before_painting_mib": round(before),
-        "painted": list(painted.shape),
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_mib": used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
     }
 
 
-def _peak(resource: Any) -> float:
-    """The largest memory that this process has had, in MiB (ru_maxrss is in KiB on Linux, in bytes on macOS)."""
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / (2**20 if sys.platform == "darwin" else 2**10)
+def line(rows: list[dict[str, Any]], what: str) -> dict[str, float]:
+    """A straight line through the rows, each of which counts by its relative error."""
+    size, seconds = (np.array([row[key] for row in rows]) for key in ("megapixels", what))
+    columns = np.stack([np.ones_like(size), size], 1)
+    (fixed, slope), *_ = np.linalg.lstsq(columns / seconds[:, None], np.ones_like(size), rcond=None)
+    error = np.abs((fixed + slope * size) / seconds - 1)
+    found = {"fixed": fixed, "a_megapixel": slope, "greatest_relative_error": error.max()}
+    return {key: round(float(value), 4) for key, value in found.items()}
 
 
 def main() -> None:
-    from kbstyle_example.tiles import TILE
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--side", type=int, default=TILE, help="of the tiles in pixels (%(default)s)")
     parser.add_argument("--weights", help="bundled name or file; random weights of the student's shape without")
     parser.add_argument("--largest", type=float, default=101.0, help="megapixels (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each size; medians are reported (%(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(%(default)s)")
     parser.add_argument("--out", type=Path, help="write the results there as JSON, too")
-    parser.add_argument("--one", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(one(*options.one, options.side, options.weights)))
-        return
+    sizes = [size for size in SIZES if size[0] * size[1] <= options.largest * 1e6]
     rows = []
-    print("      size  megapixels  seconds  s/megapixel  peak MiB")
-    for width, height in SIZES:
-        if width * height > options.largest * 1e6:
-            continue
-        command = [sys.executable, "-m", "benchmarks.large_images", "--side", str(options.side)]
-        command += ["--one", str(width), str(height)] + (["--weights", options.weights] if options.weights else [])
-        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        rows.append(row)
+    print("       size  megapixels  seconds  CPU seconds  CPU s/megapixel  peak MiB   load")
+    with tempfile.TemporaryDirectory() as folder:
+        weights = options.weights
+        if weights is None:  # they change neither time nor memory
+            torch.manual_seed(0)
+            weights = str(Path(folder, "random.safetensors"))
+            save_weights(KBStyle(STUDENT), weights)
+        for width, height in sizes:
+            with Image.open(SAMPLES / "content" / "taj_mahal.jpg") as picture:
+                large = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            large.save(Path(folder, "photograph.jpg"), quality=92)
+            del large
+            load = os.getloadavg()[0]
+            found = [one(Path(folder, "photograph.jpg"), weights, options.threads) for _ in range(options.rounds)]
+            row: dict[str, Any] = {key: round(statistics.median(run[key] for run in found), 2) for key in found[0]}
+            row["peak_mib"] = round(max(run["peak_mib"] for run in found))
+            row = {"size": [width, height], "megapixels": round(width * height / 1e6, 2), **row, "load": round(load, 1)}
+            rows.append(row)
+            each = row["cpu_seconds"] / row["megapixels"]
+            print(
+                f"{width:>6}×{height:<5}{row['megapixels']:>10}{row['seconds']:>9}{row['cpu_seconds']:>13}"
+                f"{each:>17.3f}{row['peak_mib']:>10}{row['load']:>7}",
+                flush=True,
+            )
+    lines = {what: line(rows, what) for what in ("seconds", "cpu_seconds")} if len(rows) > 2 else {}
+    for what, fitted in lines.items():
         print(
-            f"{width:>5}×{height:<5} {row['megapixels']:>9} {row['seconds']:>8} {row['seconds_a_megapixel']:>12} "
-            f"{row['peak_mib']:>9}",
-            flush=True,
+            f"{what}: {fitted['fixed']:.2f} + {fitted['a_megapixel']:.3f} a megapixel; "
+            f"off by {100 * fitted['greatest_relative_error']:.0f} % at most"
         )
     if options.out:
-        import torch
-
         results = {
             "command": "python -m benchmarks.large_images",
-            "side": options.side,
+            "measured": "python -m kbstyle_example stylize, JPEG to JPEG, the whole process",
+            "tile": TILE,
             "weights": options.weights or "random, the student's shape",
             "goal": GOAL,
+            "rounds": options.rounds,
             "rows": rows,
+            "lines": lines,
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            "threads": torch.get_num_threads(),
+            "threads": options.threads,
             "cpus": os.cpu_count(),
             "processor": _processor(),
         }

@@ -36,7 +36,8 @@ import skd
 from kbstyle_example import video_stability
 from kbstyle_example.data import list_pictures
 from kbstyle_example.images import grid, load_image, save_image
-from kbstyle_example.painting import Painter
+from kbstyle_example.painting import DEFAULT, Painter
+from kbstyle_example.strips import as_numbers, as_pixels
 from kbstyle_example.video_stability import Steadier, camera_motion, warped
 
 HEIGHT, WIDTH, FRAMES, EDGE = 216, 320, 12, 16
@@ -154,7 +155,7 @@ def measure(contents: list[Path], styles: list[Path], network: str, sheet: Path 
         others = load_image(contents[(index + 1) % len(contents)])
         for name, scene in scenes(load_image(content), others).items():
             clip = with_noise(scene)
-            plain = [painter(frame) for frame in clip]
+            plain = [as_numbers(painter(as_pixels(frame))) for frame in clip]
             for way in ("following", "in place"):
                 for stability in STABILITIES if way == "following" else STABILITIES[1:]:
                     follow = way == "following"
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--content", type=Path, required=True, help="folder of photographs, short side 512 or more")
     parser.add_argument("--style", type=Path, required=True, help="folder of paintings")
     parser.add_argument("--count", type=int, default=4, help="photographs, each with one painting (%(default)s)")
-    parser.add_argument("--weights", default="teacher")
+    parser.add_argument("--weights", default=DEFAULT)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sheet", type=Path, help="a picture of some frames, for looking at")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "video_stability.json")

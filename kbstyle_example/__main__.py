@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     from kbstyle_example.evaluation.evaluate import evaluate
     from kbstyle_example.evaluation.sheet import draw_sheets
     from kbstyle_example.losses import StyleTask
-    from kbstyle_example.reproduce import Options
+    from kbstyle_example.reproduction import Options
     from kbstyle_example.train import train
 
     parser = _Parser(prog="python -m kbstyle_example", description="KBStyle: style transfer in 200 KB.")
@@ -115,14 +115,21 @@ def _parser() -> argparse.ArgumentParser:
         _add(command, "--batch-size", function, "pairs in a batch")
         _add(command, "--workers", function, "processes that load pictures")
         _add(command, "--crop", function, "side of the training crops in pixels")
+        command.add_argument("--start", help="bundled name or file of weights to begin with (random first weights)")
+        command.set_defaults(run=name, interrupted=GOES_ON)
         if name == "distill":
             command.add_argument("--teacher", default="teacher", help="bundled name or file (%(default)s)")
-            command.set_defaults(run="distill", interrupted=GOES_ON)
+            command.add_argument(
+                "--perceptual", type=Path, help="weights file of a perceptual network to compare outputs under (none)"
+            )
+            _add_losses(command, distill)
+            _add_knowledge(command)
         else:
             command.add_argument("--perceptual", type=Path, required=True, help="weights file of a perceptual network")
-            _add(command, "--style-weight", StyleTask, "of the style's loss")
+            _add_guide(command)
+            _add_losses(command, StyleTask)
+            _add(command, "--pixel-weight", StyleTask, "of the difference from what is imitated, pixel by pixel")
             _add(command, "--content-weight", StyleTask, "of the content's loss")
-            command.set_defaults(run="train", interrupted=GOES_ON)
 
     again = commands.add_parser(
         "reproduce", help="all of it from your own folders: train, distil, evaluate, draw sheets, write the model card"
@@ -135,6 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     again.add_argument(
         "--measure", type=Path, nargs="*", default=[], help="weights files of perceptual networks that only measure"
+    )
+    _add_guide(again)
+    again.add_argument(
+        "--start-teacher", help="bundled name or file of weights that the teacher begins with (random first weights)"
     )
     for name in ("teacher", "student"):
         recipe = getattr(Options(), f"{name}_recipe")
@@ -173,34 +184,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_stylize(commands: argparse._SubParsersAction[_Parser]) -> None:
-    from kbstyle_example.commands import NO_MASK
     from kbstyle_example.folders import stylize_files
-    from kbstyle_example.painting import stylize
     from kbstyle_example.photograph import ENDINGS
 
     one = commands.add_parser("stylize", help="paint photographs like paintings")
     one.add_argument("content", nargs="+", help="photographs, folders of them, or - for stdin")
-    one.add_argument("--style", nargs="+", required=True, help="the painting, or several")
     one.add_argument(
         "-o", "--out", required=True, help="the picture to write, - for stdout, or a folder for several photographs"
     )
-    _add(one, "--weights", stylize, "bundled name or file", parameter="network")
-    _add(one, "--strength", stylize, "from 0, the photograph, to 1, the painting")
-    one.add_argument(
-        "--keep-colour", "--keep-color", action="store_true", help="the photograph's colours on the painting's strokes"
-    )
-    one.add_argument("--style-weights", type=float, nargs="+", metavar="WEIGHT", help="one for each style (equal)")
-    one.add_argument(
-        "--mask",
-        nargs="+",
-        help=f"for each style a picture, white where it paints, or {NO_MASK} for what the others leave (everywhere)",
-    )
-    _add(one, "--style-size", stylize, "longest side of the painting in pixels, as the network sees it")
-    _add_unset(
-        one, "--paint-size", stylize, int, "longest side to paint at, for strokes of one share of any picture (its own)"
-    )
-    _add_unset(one, "--device", stylize, str, "cpu, cuda, cuda:1 or mps (cpu)")
-    _add_unset(one, "--max-pixels", stylize, int, "refuse larger pictures (PIL's limit, 178956970)")
+    _painting(one, "photograph")
     one.add_argument(
         "--format",
         choices=[kind.lower() for kind in ENDINGS],
@@ -216,21 +208,92 @@ def _add_video(commands: argparse._SubParsersAction[_Parser]) -> None:
 
     clip = commands.add_parser("video", help="paint a clip like a painting, its sound kept")
     clip.add_argument("clip", help="whatever PyAV reads")
-    clip.add_argument("--style", nargs="+", required=True, help="the painting, or several")
     clip.add_argument("-o", "--out", required=True, help="the clip to write: .mp4, .m4v, .mov, .mkv or .webm")
-    _add(clip, "--weights", stylize_video, "bundled name or file", parameter="network")
-    _add(clip, "--strength", stylize_video, "from 0, the clip, to 1, the painting")
+    _painting(clip, "clip")
     _add(clip, "--stability", stylize_video, "from 0, every frame by itself, to below 1, hardly any flicker")
-    _add(clip, "--style-size", stylize_video, "longest side of the painting in pixels, as the network sees it")
     _add(clip, "--quality", stylize_video, "of the encoder, 1 to 100")
-    clip.add_argument("--device", help="cpu, cuda, cuda:1 or mps (cpu)")
+    clip.add_argument("--lossless", action="store_true", help="in RGB as it was painted: .mkv only, very large")
+    clip.add_argument("--json", action="store_true", help="a line of JSON on stdout")
     clip.set_defaults(run="video")
+
+
+def _painting(command: _Parser, what: str) -> None:
+    """What a painting is made with: the options of `Painter`."""
+    from kbstyle_example.commands import NO_MASK
+    from kbstyle_example.painting import Painter
+
+    command.add_argument("--style", nargs="+", required=True, help="the painting, or several")
+    _add(command, "--weights", Painter, "bundled name or file", parameter="network")
+    _add(command, "--strength", Painter, f"from 0, the {what}, to 1, the painting")
+    command.add_argument(
+        "--keep-colour", "--keep-color", action="store_true", help=f"the {what}'s colours on the painting's strokes"
+    )
+    command.add_argument("--style-weights", type=float, nargs="+", metavar="WEIGHT", help="one for each style (equal)")
+    command.add_argument(
+        "--mask",
+        nargs="+",
+        help=f"for each style a picture, white where it paints, or {NO_MASK} for what the others leave (everywhere)",
+    )
+    _add(command, "--style-size", Painter, "longest side of the painting in pixels, as the network sees it")
+    _add_unset(
+        command,
+        "--paint-size",
+        Painter,
+        int,
+        f"longest side to paint at, for strokes of one share of any picture (the {what}'s)",
+    )
+    _add_unset(command, "--device", Painter, str, "cpu, cuda, cuda:1 or mps (cpu)")
+    _add_unset(command, "--max-pixels", Painter, int, "refuse larger pictures (PIL's limit, 178956970)")
 
 
 def _add_unset(parser: _Parser, option: str, function: Callable[..., Any], kind: type, text: str) -> None:
     """An option whose default is that nothing is said; the text tells what comes of it."""
     default = _default(function, option.removeprefix("--").replace("-", "_"))
     parser.add_argument(option, type=kind, default=default, help=text)
+
+
+def _add_knowledge(command: _Parser) -> None:
+    from skd.methods import SKD
+
+    command.add_argument(
+        "--basis", help="where channels are compared: one of SKD's bases, or learned (as the pairs' widths say)"
+    )
+    _add(command, "--structure", SKD, "what SKD's features less their means count")
+    _add(command, "--statistics", SKD, "what their means and deviations count")
+
+
+def _add_guide(command: _Parser) -> None:
+    command.add_argument("--imitate", help="published network whose pictures the teacher's shall be like (none)")
+    command.add_argument("--peers", type=Path, help="folder with the published weights of other networks")
+
+
+def _add_losses(command: _Parser, function: Callable[..., Any]) -> None:
+    """What losses under a perceptual network weigh, in all and layer by layer."""
+    _add(command, "--style-weight", function, "of the style's loss")
+    _add(command, "--feature-weight", function, "of the difference from what is imitated, feature by feature")
+    for name, what in (
+        ("style", "means and deviations"),
+        ("covariance", "covariances"),
+        ("feature", "the difference feature by feature"),
+    ):
+        weights = _default(function, f"{name}_weights")
+        default = " ".join(f"{layer}={weight:g}" for layer, weight in weights.items())
+        command.add_argument(
+            f"--{name}-weights",
+            type=_layer_weight,
+            nargs="*",
+            metavar="LAYER=WEIGHT",
+            default=weights,
+            help=f"what each layer counts in {what} ({default})",
+        )
+
+
+def _layer_weight(text: str) -> tuple[str, float]:
+    layer, _, weight = text.rpartition("=")
+    try:
+        return layer, float(weight)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid weight of a layer: {text!r}, expected such as relu3_1=0.5") from None
 
 
 def _folders(command: argparse.ArgumentParser) -> None:
@@ -241,10 +304,12 @@ def _folders(command: argparse.ArgumentParser) -> None:
 
 def _measured(command: argparse.ArgumentParser) -> None:
     _folders(command)
-    command.add_argument("--weights", nargs="+", default=["teacher"], help="bundled names or files (%(default)s)")
+    command.add_argument(
+        "--weights", nargs="+", default=["teacher", "kbstyle"], help="bundled names or files (%(default)s)"
+    )
     command.add_argument("--peers", type=Path, help="folder with the published weights of other networks")
     command.add_argument(
-        "--part", choices=("validation", "test"), default="validation", help="which pictures (%(default)s)"
+        "--part", choices=("validation", "test"), help="which pictures (validation; all, where none was trained on)"
     )
     command.add_argument(
         "--never-trained-on", action="store_true", help="no network was trained on any picture of these folders"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from kbstyle_example.strips import Pixels, as_numbers, as_pixels, strips
 
 # Björn Ottosson, "A perceptual color space for image processing" (2020): linear sRGB → cone responses → Oklab.
 _CONES = torch.tensor(
@@ -23,7 +28,7 @@ _OPPONENTS = torch.tensor(
 RAISED = 1.5  # times the painting's contrast, at most
 
 
-def with_colours_of(photograph: Tensor, painted: Tensor) -> Tensor:
+def with_colours_of(photograph: Pixels, painted: Pixels) -> Pixels:
     """The painting's strokes in the photograph's colours.
 
     Lightness is the painting's, brought to the mean and deviation of the photograph's (its contrast raised 1.5 times at
@@ -35,27 +40,46 @@ def with_colours_of(photograph: Tensor, painted: Tensor) -> Tensor:
 
     Parameters
     ----------
-    photograph, painted : Tensor
-        (B, 3, H, W), sRGB in 0..1.
+    photograph, painted : array of uint8
+        (H, W, 3), sRGB.
 
     Returns
     -------
-    Tensor
-        (B, 3, H, W), sRGB in 0..1.
+    array of uint8
+        (H, W, 3), sRGB.
 
     Examples
     --------
-    >>> photograph = torch.rand(1, 3, 8, 8)
-    >>> bool((with_colours_of(photograph, photograph) - photograph).abs().max() < 1e-3)
+    >>> photograph = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    >>> bool((with_colours_of(photograph, photograph) == photograph).all())
     True
     """
-    wanted, given = to_oklab(photograph), to_oklab(painted)
-    lightness = given[:, :1]
-    (deviation, mean), (goal_deviation, goal_mean) = (
-        torch.std_mean(x, dim=(2, 3), keepdim=True, correction=0) for x in (lightness, wanted[:, :1])
-    )
-    scale = (goal_deviation / deviation.clamp(min=1e-6)).clamp(max=RAISED)
-    return from_oklab(torch.cat([(lightness - mean) * scale + goal_mean, wanted[:, 1:]], dim=1))
+    rows = list(strips(*photograph.shape[:2]))
+    goal_mean, goal_deviation = _mean_and_deviation(_lightness(photograph[part]) for part in rows)
+    mean, deviation = _mean_and_deviation(_lightness(painted[part]) for part in rows)
+    scale = min(RAISED, goal_deviation / max(deviation, 1e-6))
+    out = np.empty_like(painted, order="C")
+    for part in rows:
+        lightness = (_lightness(painted[part]) - mean) * scale + goal_mean
+        colours = to_oklab(as_numbers(photograph[part]))[:, 1:]
+        out[part] = as_pixels(from_oklab(torch.cat([lightness, colours], dim=1)))
+    return out
+
+
+def _lightness(pixels: Pixels) -> Tensor:
+    return to_oklab(as_numbers(pixels))[:, :1]
+
+
+def _mean_and_deviation(parts: Iterable[Tensor]) -> tuple[float, float]:
+    """Of numbers in 0..1 that come in parts."""
+    count, total, squares = 0, 0.0, 0.0
+    for part in parts:
+        numbers = part.double()
+        count += numbers.numel()
+        total += float(numbers.sum())
+        squares += float(numbers.square().sum())
+    mean = total / count
+    return mean, max(0.0, squares / count - mean**2) ** 0.5
 
 
 def to_oklab(image: Tensor) -> Tensor:

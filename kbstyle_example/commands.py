@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kbstyle_example.data import list_pictures, of_split
 from kbstyle_example.files import writable_folder
@@ -14,6 +15,9 @@ from kbstyle_example.validation import Folders, pairs_to_validate
 from kbstyle_example.weights_file import load_weights, save_weights
 from skd import Recipe
 from skd.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    from kbstyle_example.options import PainterOptions
 
 NO_MASK = "none"  # a style that paints what the masks of the others leave
 
@@ -40,22 +44,12 @@ def stylize(options: argparse.Namespace) -> None:
     from kbstyle_example.painting import Painter
 
     kind = None if options.format is None else options.format.upper()
-    masks = None if options.mask is None else [None if mask == NO_MASK else mask for mask in options.mask]
-    jobs = plan(options.content, options.out, kind=kind, keep=[*options.style, *filter(None, masks or ())])
+    painting = _painting(options)
+    masks = [mask for mask in options.mask or () if mask != NO_MASK]
+    jobs = plan(options.content, options.out, kind=kind, keep=[*options.style, *masks])
     if options.json and any(job.out is None for job in jobs):
         raise ArgumentError("--json and the picture both on stdout", remedy="name a file for the picture")
-    painter = Painter(
-        options.style,
-        network=options.weights,
-        strength=options.strength,
-        keep_colour=options.keep_colour,
-        style_weights=options.style_weights,
-        masks=masks,
-        style_size=options.style_size,
-        paint_size=options.paint_size,
-        device=options.device,
-        max_pixels=options.max_pixels,
-    )
+    painter = Painter(options.style, **painting)
     many = len(jobs) > 1
     if many:
         writable_folder(options.out)  # or each of them would be painted for nothing
@@ -76,9 +70,7 @@ def stylize(options: argparse.Namespace) -> None:
         total = f"{len(failed)} of {len(jobs)} photographs couldn't be painted, each for the reason above"
         raise DataError(total) if many else failed[0]
     if not options.json and jobs[0].out is not None:
-        name = f"{len(jobs)} photographs painted into {options.out}" if many else jobs[0].names[1]
-        encoding = sys.stdout.encoding or "utf-8"  # which may lack a letter of the name, on Windows above all
-        print(name.encode(encoding, "backslashreplace").decode(encoding))
+        _say(f"{len(jobs)} photographs painted into {options.out}" if many else jobs[0].names[1])
 
 
 def video(options: argparse.Namespace) -> None:
@@ -89,19 +81,43 @@ def video(options: argparse.Namespace) -> None:
         options.clip,
         options.style,
         options.out,
-        network=options.weights,
-        strength=options.strength,
         stability=options.stability,
-        style_size=options.style_size,
         quality=options.quality,
-        device=options.device,
+        lossless=options.lossless,
+        **_painting(options),
     )
-    print(f"{options.out}: {report}")
+    if options.json:
+        print(json.dumps({"clip": options.clip, "out": options.out, **report.as_dict()}))
+    else:
+        _say(f"{options.out}: {report}")
+
+
+def _painting(options: argparse.Namespace) -> PainterOptions:
+    """What `Painter` is told, of `stylize` and `video`."""
+    masks = None if options.mask is None else [None if mask == NO_MASK else mask for mask in options.mask]
+    return {
+        "network": options.weights,
+        "strength": options.strength,
+        "keep_colour": options.keep_colour,
+        "style_weights": options.style_weights,
+        "masks": masks,
+        "style_size": options.style_size,
+        "paint_size": options.paint_size,
+        "device": options.device,
+        "max_pixels": options.max_pixels,
+    }
+
+
+def _say(text: str) -> None:
+    """Print, also what the terminal has no letter for: on Windows above all, of a file's name."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def distill(options: argparse.Namespace) -> None:
     """Distil a teacher on folders of pictures."""
-    from kbstyle_example.distill import distill
+    from kbstyle_example.distill import distill, save_student
+    from kbstyle_example.perceptual_files import load_perceptual
 
     recipe = _recipe(options)
     (contents, styles), validation = _pictures(options)
@@ -114,21 +130,30 @@ def distill(options: argparse.Namespace) -> None:
         crop=options.crop,
         batch_size=options.batch_size,
         workers=options.workers,
+        start=options.start,
+        perceptual=None if options.perceptual is None else load_perceptual(options.perceptual),
         validation=validation,
+        basis=options.basis,
+        structure=options.structure,
+        statistics=options.statistics,
+        **_losses(options),
     )
-    path = options.out / "student.safetensors"
-    size = save_weights(done.student, path, about={"distilled": f"{done.run.steps} steps, seed {options.seed}"})
-    print(f"{done.report}\n{path}: {size:,} bytes")
+    facts = {"distilled": f"{done.run.steps} steps, seed {options.seed}"}
+    print(done.report)
+    for path, size in save_student(done.student, options.out / "student.safetensors", about=facts).items():
+        print(f"{path}: {size:,} bytes")
 
 
 def train(options: argparse.Namespace) -> None:
     """Train a teacher on folders of pictures."""
-    from kbstyle_example.perceptual import load_perceptual
-    from kbstyle_example.train import train
+    from kbstyle_example.peers import load_peer
+    from kbstyle_example.perceptual_files import load_perceptual
+    from kbstyle_example.train import guide_name, train
 
     recipe = _recipe(options)
     (contents, styles), validation = _pictures(options)
-    perceptual = load_perceptual(options.perceptual)
+    named, perceptual = _guide(options), load_perceptual(options.perceptual)
+    guide = None if named is None else load_peer(*named)
     done = train(
         contents,
         styles,
@@ -138,22 +163,27 @@ def train(options: argparse.Namespace) -> None:
         crop=options.crop,
         batch_size=options.batch_size,
         workers=options.workers,
+        guide=guide,
+        start=options.start,
         validation=validation,
         content_weight=options.content_weight,
-        style_weight=options.style_weight,
+        pixel_weight=options.pixel_weight,
+        **_losses(options),
     )
     path = options.out / "teacher.safetensors"
     facts = {
         "trained": f"{done.run.steps} steps, seed {options.seed}",
         "perceptual": f"{perceptual.name} {perceptual.sha256}",
+        **({} if guide is None else {"imitated": guide_name(guide)}),
     }
     print(f"{path}: {save_weights(done.network, path, about=facts):,} bytes")
 
 
 def reproduce(options: argparse.Namespace) -> None:
     """Everything, from folders of pictures to a model card."""
-    from kbstyle_example.perceptual import download_vgg19, load_perceptual
-    from kbstyle_example.reproduce import Options, parts_of, reproduce
+    from kbstyle_example.perceptual_files import download_vgg19, load_perceptual
+    from kbstyle_example.reproduce import reproduce
+    from kbstyle_example.reproduction import Options, parts_of
 
     standard = Options()
     chosen = Options(
@@ -165,6 +195,8 @@ def reproduce(options: argparse.Namespace) -> None:
         workers=options.workers,
         size=options.size,
         pairs=options.pairs,
+        guide=_guide(options),
+        start_teacher=options.start_teacher,
         data_licence=options.data_licence,
     )
     for folder in (options.content, options.style):
@@ -185,7 +217,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Measure networks and their peers."""
     from kbstyle_example.evaluation.evaluate import evaluate
     from kbstyle_example.peers import as_system, load_peers
-    from kbstyle_example.perceptual import load_perceptual
+    from kbstyle_example.perceptual_files import load_perceptual
 
     contents, styles = _measured(options)
     systems = [as_system(name) for name in options.weights] + (load_peers(options.peers) if options.peers else [])
@@ -225,6 +257,21 @@ def info(_: argparse.Namespace) -> None:
     for name, path in bundled().items():
         facts = ", ".join(f"{key} {value}" for key, value in sorted(about(name).items()))
         print(f"{name}: {path.stat().st_size:,} bytes; {facts}")
+
+
+def _losses(options: argparse.Namespace) -> dict[str, Any]:
+    """What losses under a perceptual network weigh."""
+    layers = {name: dict(getattr(options, name)) for name in ("style_weights", "covariance_weights", "feature_weights")}
+    return {"style_weight": options.style_weight, "feature_weight": options.feature_weight, **layers}
+
+
+def _guide(options: argparse.Namespace) -> tuple[str, Path] | None:
+    """Name and folder of the published network that is imitated."""
+    if options.imitate is None:
+        return None
+    if options.peers is None:
+        raise ArgumentError("where the network to imitate lies isn't said", got=options.imitate, remedy="--peers DIR")
+    return options.imitate, options.peers
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:

@@ -71,13 +71,40 @@ def split(path: str | os.PathLike[str]) -> Split:
     >>> split("photos/tower.jpg"), split("photos/picture5.jpg"), split("photos/wave.jpg")
     ('validation', 'test', 'train')
     """
+    remainder = _number(path) % 20
+    return "validation" if remainder == 0 else "test" if remainder == 1 else "train"
+
+
+def half(path: str | os.PathLike[str]) -> Split:
+    """What a picture of a folder that is never trained on is for: tuning, or final tables only.
+
+    Such a folder needs no part to train on, and one in twenty would leave too few. No picture changes its side: those
+    for validation and for tests by `split` are in the half of the same name.
+
+    Parameters
+    ----------
+    path : path
+        The same number as in `split`: even is validation, odd is test.
+
+    Raises
+    ------
+    ArgumentError
+        The path has no last part.
+
+    Examples
+    --------
+    >>> half("photos/tower.jpg"), half("photos/picture5.jpg"), half("photos/wave.jpg")
+    ('validation', 'test', 'validation')
+    """
+    return "test" if _number(path) % 2 else "validation"
+
+
+def _number(path: str | os.PathLike[str]) -> int:
     name = Path(path).name
     if not name:
         raise ArgumentError("a path without a file name", got=repr(os.fspath(path)))
     # Names that aren't UTF-8 on disk come as surrogates: hash the bytes that stand there.
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    remainder = int.from_bytes(digest, "big") % 20
-    return "validation" if remainder == 0 else "test" if remainder == 1 else "train"
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), "big")
 
 
 def of_split(paths: Iterable[Path], name: Split) -> list[Path]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kbstyle_example.beginning import scratch
 from kbstyle_example.data import list_pictures
-from kbstyle_example.distill import OUTPUT_WEIGHT, distill, scratch
+from kbstyle_example.distill import OUTPUT_WEIGHT, distill
 from kbstyle_example.files import writable_folder
 from kbstyle_example.images import grid, load_image, save_image
 from kbstyle_example.networks import STUDENT, KBStyle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,20 @@ import torch
 from torch.utils.data import DataLoader
 
 import skd
+from kbstyle_example.beginning import Start, first_weights, training_samples
 from kbstyle_example.data import StylePairs
+from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS
 from kbstyle_example.networks import STUDENT, KBStyle, KBStyleConfig, even_phases
+from kbstyle_example.perceived import Perceived
+from kbstyle_example.perceptual import Perceptual
 from kbstyle_example.validation import Folders, differences
-from skd.errors import ArgumentError
+from kbstyle_example.weights_file import Stored, save_weights
 
 EXAMPLE = (torch.zeros(1, 3, 64, 80), torch.zeros(1, 3, 64, 64))
 # The decoder's features end where the output is drawn from them: SKD's terms guide, the output's decides.
 OUTPUT_WEIGHT = 20.0
+# With a perceptual network: what of the output isn't a matter of single pixels.
+FEATURE_WEIGHT, STYLE_WEIGHT = 5.0, 5.0
 CALIBRATION_BATCHES = 16
 RECIPE = skd.Recipe(steps=20_000, channels_last=True)
 
@@ -32,17 +38,17 @@ def kbstyle_pairing(network: KBStyle) -> skd.Pairing:
     Examples
     --------
     >>> print(kbstyle_pairing(KBStyle(STUDENT)))
-    Pairing, 3 pairs, bottleneck content_encoder.level3
+    Pairing, 3 pairs, bottleneck content_encoder.level3.0
       pair  encoder                   decoder               channels  scale  companions
       1/2   content_encoder.level1.1  decoder.level1:input  8         0.5    style_encoder.level1.1
-      1/4   content_encoder.level2    decoder.level2        16        0.25   style_encoder.level2.0
-      1/8   content_encoder.level3    decoder.level3        28        0.125  style_encoder.level3
+      1/4   content_encoder.level2.0  decoder.level2        20        0.25   style_encoder.level2.0
+      1/8   content_encoder.level3.0  decoder.level3        32        0.125  style_encoder.level3
     """
     return skd.Pairing.declare(
         {
             "1/2": ("content_encoder.level1.1", "decoder.level1:input"),
-            "1/4": ("content_encoder.level2", "decoder.level2"),
-            "1/8": ("content_encoder.level3", "decoder.level3"),
+            "1/4": ("content_encoder.level2.0", "decoder.level2"),
+            "1/8": ("content_encoder.level3.0", "decoder.level3"),
         },
         network,
         EXAMPLE,
@@ -51,7 +57,7 @@ def kbstyle_pairing(network: KBStyle) -> skd.Pairing:
             "1/4": ["style_encoder.level2.0"],
             "1/8": ["style_encoder.level3"],
         },
-        bottleneck="content_encoder.level3",
+        bottleneck="content_encoder.level3.0",
     )
 
 
@@ -66,10 +72,17 @@ def distill(
     crop: int = 128,
     batch_size: int = 4,
     workers: int = 1,
+    start: Start | None = None,
+    perceptual: Perceptual | None = None,
+    feature_weight: float = FEATURE_WEIGHT,
+    style_weight: float = STYLE_WEIGHT,
+    feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
+    style_weights: Mapping[str, float] = STYLE_WEIGHTS,
+    covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
     validation: Folders | None = None,
     **options: Any,
 ) -> skd.Distilled[KBStyle]:
-    """Train a narrower KBStyle network, from scratch, to do what the teacher does.
+    """Train a narrower KBStyle network to do what the teacher does, from scratch or from weights that are there.
 
     Parameters
     ----------
@@ -89,6 +102,16 @@ def distill(
         Pairs in a batch.
     workers : int
         Processes that load pictures; 0 loads in this one.
+    start : KBStyle, path or str, optional
+        A student, its weights file or the name of bundled weights to begin with, in place of random first weights. It
+        is copied.
+    perceptual : Perceptual, optional
+        Under which the student's pictures are compared with the teacher's, and with the paintings in style. It is
+        frozen. Without it only pixels of the output are compared, and the student's strokes blur.
+    feature_weight, style_weight : float
+        Of these two comparisons.
+    feature_weights, style_weights, covariance_weights : mapping of str to float
+        Of the perceptual network's layers in them, see `kbstyle_example.losses`.
     validation : (sequence of Path, sequence of Path), optional
         Photographs and paintings to evaluate on, as often as the recipe says.
     **options
@@ -102,11 +125,13 @@ def distill(
     Raises
     ------
     ArgumentError, ShapeError
-        A number that can't be, or a student wider than its teacher.
+        A number that can't be, a student wider than its teacher, a start of another shape than `config`, or weights
+        for layers that the perceptual network doesn't have.
     DataError
         No picture can be used.
     FileError
-        The folder can't be written into, or the checkpoints there are another run's or damaged.
+        The folder can't be written into, or the checkpoints there are another run's or damaged; there are no such
+        weights to start from.
     NonFiniteError
         The training diverged; the checkpoint before it is kept.
 
@@ -114,6 +139,7 @@ def distill(
     --------
     >>> import tempfile
     >>> from PIL import Image
+    >>> from kbstyle_example.beginning import scratch
     >>> teacher = scratch(KBStyleConfig(widths=(4, 5, 6)), seed=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "picture.png")
@@ -126,11 +152,28 @@ def distill(
     samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers)
     # Calibration pictures of the same kind, and never the same crops.
     calibration = StylePairs(contents, styles, crop=crop, length=CALIBRATION_BATCHES * batch_size, seed=recipe.seed + 1)
-    student = scratch(config, recipe.seed)
+    student, begun = first_weights(config, recipe.seed, start)
     teacher = copy.deepcopy(teacher)
+    perceived = None
+    if perceptual is not None:
+        perceived = Perceived(
+            perceptual,
+            feature_weight=feature_weight,
+            style_weight=style_weight,
+            feature_weights=feature_weights,
+            style_weights=style_weights,
+            covariance_weights=covariance_weights,
+        )
+    looked_at = None
+    if validation is not None:
+        looked_at = differences(teacher, validation, crop=crop, seed=recipe.seed, perceived=perceived)
 
-    def method(plan: skd.Plan, spectra: skd.Spectra) -> skd.methods.SKD:
-        return skd.methods.SKD(plan, spectra, **{"output": OUTPUT_WEIGHT, **options})
+    def method(plan: skd.Plan, spectra: skd.Spectra) -> Sequence[skd.methods.Transfer]:
+        rows = skd.methods.SKD(plan, spectra, **{"output": OUTPUT_WEIGHT, **options}).transfers()
+        if perceived is None:
+            return rows
+        perceived.to(next(student.parameters()).device)  # which is known only now
+        return [*rows, *perceived.transfers()]
 
     done = skd.distill(
         teacher,
@@ -141,66 +184,45 @@ def distill(
         method=method,
         pairings=(kbstyle_pairing(teacher), kbstyle_pairing(student)),
         calibration=DataLoader(calibration, batch_size=batch_size),
-        evaluate=None if validation is None else differences(teacher, validation, crop=crop, seed=recipe.seed),
-        about=samples.about(),
+        task_loss=perceived.style if perceived is not None and perceived.style_weight else None,
+        task_weight=style_weight,
+        evaluate=looked_at,
+        about={
+            **samples.about(),
+            "start": begun,
+            "perceptual": None if perceived is None else perceived.identity(),
+        },
     )
     even_phases(student.decoder)  # the checkpoint keeps the weights as they were trained
     return done
 
 
-def training_samples(
-    contents: Sequence[Path],
-    styles: Sequence[Path],
-    recipe: skd.Recipe,
-    *,
-    crop: int,
-    batch_size: int,
-    workers: int = 0,
-) -> StylePairs:
-    """As many pairs of crops as a process uses up: no crop is seen twice.
+def save_student(network: KBStyle, path: Path, *, about: Mapping[str, str] | None = None) -> dict[Path, int]:
+    """Write a student as float32, and beside it as float16 and int8; returns each file's size in bytes.
 
     Raises
     ------
-    ArgumentError, DataError
-        A number that can't be; none of the pictures can be used, which is better met here than in a loading process.
+    FileError
+        See `save_weights`.
 
     Examples
     --------
-    >>> from PIL import Image
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "picture.png")
-    ...     Image.radial_gradient("L").save(path)
-    ...     len(training_samples([path], [path], skd.Recipe(steps=10), crop=16, batch_size=4))
-    40
+    ...     sizes = save_student(KBStyle(STUDENT), Path(folder, "kbstyle.safetensors"))
+    ...     [path.name for path in sizes], list(sizes.values()) == sorted(sizes.values(), reverse=True)
+    (['kbstyle.safetensors', 'kbstyle-float16.safetensors', 'kbstyle-int8.safetensors'], True)
     """
-    if batch_size < 1:
-        raise ArgumentError("pairs in a batch", got=batch_size, expected="1 or more")
-    if workers < 0:
-        raise ArgumentError("processes that load pictures", got=workers, expected="0 or more")
-    samples = StylePairs(
-        contents, styles, crop=crop, length=recipe.steps * recipe.accumulate * batch_size, seed=recipe.seed
-    )
-    samples[0]
-    return samples
+    return {file: save_weights(network, file, about=about, dtype=dtype) for dtype, file in student_files(path).items()}
 
 
-def scratch(config: KBStyleConfig, seed: int) -> KBStyle:
-    """A network with random first weights: what the seed says, and nothing pretrained.
-
-    Raises
-    ------
-    ArgumentError
-        The seed is negative, or above 2⁶³ − 1.
+def student_files(path: Path) -> dict[Stored, Path]:
+    """Where `save_student` writes what, by how the weights are stored.
 
     Examples
     --------
-    >>> first, second = (scratch(STUDENT, seed=3).state_dict().values() for _ in range(2))
-    >>> all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    True
+    >>> student_files(Path("kbstyle.safetensors"))["int8"].name
+    'kbstyle-int8.safetensors'
     """
-    if not 0 <= seed < 2**63:
-        raise ArgumentError("seed of the first weights", got=seed, expected="0 to 2⁶³ − 1")
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return KBStyle(config)
+    others: tuple[Stored, ...] = ("float16", "int8")
+    return {"float32": path, **{dtype: path.with_stem(f"{path.stem}-{dtype}") for dtype in others}}

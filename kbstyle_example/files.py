@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 
@@ -36,17 +37,28 @@ def write_atomically(content: str | bytes, path: str | os.PathLike[str], *, what
     'σ'
     """
     path = Path(path)
+    unfinished = beside(path)
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_bytes(data)
-        beside.replace(path)
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
     except OSError as error:
         got = f"{path} ({error.strerror or error})"
         raise FileError(f"{what} can't be written", got=got, remedy=ELSEWHERE) from error
     finally:
         with contextlib.suppress(OSError):  # the error above is the one that tells
-            beside.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """Where a file is written before it is renamed; hidden, and not longer than file systems allow.
+
+    Examples
+    --------
+    >>> beside(Path("out", "cat.png")).name == f".cat.png.{os.getpid()}.part"
+    True
+    """
+    return path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
@@ -73,3 +85,19 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise FileError("nothing can be written into the output folder", got=str(folder), remedy=remedy)
     return folder
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     empty = Path(folder, "empty")
+    ...     empty.touch()
+    ...     digest(empty)[:8]
+    'e3b0c442'
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,7 @@ import glob
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,8 @@ def plan(
         patterns such as ``photos/*.jpg`` where the shell doesn't unfold them, or "-" for stdin.
     out : path
         For one photograph a file, "-" for stdout, or a folder that is there. For more, or for a folder, a folder: each
-        painting has the photograph's name, and its place among the folders.
+        painting has the photograph's name, and its place among the folders. A name that ends in a separator is a
+        folder's.
     kind : str, optional
         PIL's name of the format to write; that of `out`'s ending, or of the photograph's, where not given, and PNG for
         photographs whose format can't be written: cat.gif becomes cat.png (cat.gif.png beside a photograph cat.png).
@@ -183,7 +185,7 @@ def stylize_files(
 def _paint(job: Job, painter: Painter, kind: str | None, quality: int, max_pixels: int | None) -> tuple[int, int]:
     photograph = Photograph.of(sys.stdin.buffer.read() if job.content is None else job.content, max_pixels=max_pixels)
     known = photograph.format or "PNG" if job.out is None else FORMATS.get(job.out.suffix.lower(), "PNG")
-    content = photograph.encoded(painter(photograph.colour), kind or known, quality=quality)
+    content = photograph.encoded(painter(photograph.pixels), kind or known, quality=quality)
     if job.out is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
@@ -207,7 +209,7 @@ def _single(name: str, out: str, kind: str | None) -> Job:
     if out == STREAM:
         return Job(content, None)
     path = Path(out)
-    if path.is_dir() and content is not None:
+    if content is not None and (path.is_dir() or _is_folders(out)):
         return Job(content, path / _named(content.name, kind)[0])
     known = FORMATS.get(path.suffix.lower())
     if known is None:
@@ -217,11 +219,16 @@ def _single(name: str, out: str, kind: str | None) -> Job:
     return Job(content, path)
 
 
+def _is_folders(name: str) -> bool:
+    """Whether a name ends as only a folder's does, be it there or not."""
+    return name.endswith((os.sep, os.altsep or os.sep))
+
+
 def _many(names: Sequence[str], out: str, kind: str | None) -> list[Job]:
     folder = Path(out)
     if out == STREAM or STREAM in names:
         raise ArgumentError("stdin and stdout take one photograph", got=f"{len(names)} contents", expected="one file")
-    if folder.suffix.lower() in FORMATS and not folder.is_dir():
+    if folder.suffix.lower() in FORMATS and not folder.is_dir() and not _is_folders(out):
         raise ArgumentError("several photographs need a folder to write into", got=out, expected="a folder's name")
     found = []
     for name in names:
@@ -287,6 +294,7 @@ def _check_collisions(jobs: Sequence[Job], keep: Sequence[Path]) -> None:
 
 
 def _identity(path: Path) -> str:
-    """What a file is known by: on Windows and macOS, names that differ in case alone are one."""
+    """What a file is known by: on Windows and macOS, names that differ in case alone are one; on macOS, é is e´."""
     whole = str(path.resolve())
+    whole = unicodedata.normalize("NFC", whole) if sys.platform == "darwin" else whole
     return whole.casefold() if sys.platform in ("win32", "darwin") else whole

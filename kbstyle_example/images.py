@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kbstyle_example.files import write_atomically
 from kbstyle_example.reading import opened, parts
-from skd.errors import ArgumentError, DataError, FileError, NonFiniteError, ShapeError
+from kbstyle_example.strips import as_pixels
+from skd.errors import ArgumentError, DataError, FileError, ShapeError
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -52,7 +53,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """
     colour, alpha, _ = parts(image)
     if alpha is None:
-        return colour
+        return colour.copy() if colour is image else colour
     above = colour.copy()
     above.putalpha(alpha)
     return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
@@ -174,10 +175,7 @@ def to_pil(image: Tensor) -> Image.Image:
         raise ShapeError(
             "not a picture", got=f"{tuple(image.shape)}, {image.dtype}", expected="(3, H, W) or (1, 3, H, W), float"
         )
-    if not torch.isfinite(single).all():
-        raise NonFiniteError("a picture holds NaN or infinite values")
-    rounded = (single.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(rounded.permute(1, 2, 0).contiguous().cpu().numpy())
+    return Image.fromarray(as_pixels(single[None]))
 
 
 def save_image(image: Tensor, path: str | os.PathLike[str], *, quality: int = 95) -> None:

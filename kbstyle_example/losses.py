@@ -1,4 +1,4 @@
-"""The content loss and the weighted style loss, under any perceptual network.
+"""What a style-transfer network is trained on, under any perceptual network: content, style, and what it imitates.
 
 Style, at each layer l of the perceptual network, with o the result and s the painting:
 
@@ -10,104 +10,91 @@ Style, at each layer l of the perceptual network, with o the result and s the pa
 Dividing by the painting's own energy makes the layers comparable (raw VGG features differ by orders of magnitude
 between layers), so that the weights alone say what a layer counts. The abstract of the KBStyle paper speaks of a
 weighted style loss and gives no formula: this one is ours.
+
+With a guide, another network whose pictures t are imitated, and F_l the features:
+
+    imitation = p · mean |o − t| + Σ_l f_l ‖F_l(o) − F_l(t)‖² / ‖F_l(t)‖²
+
+Statistics alone leave it open where a stroke goes: in the few thousand steps that a CPU allows a network trained on
+them smears. One that imitates first draws cleanly after some hundred steps, and then takes on more style.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from kbstyle_example.networks import KBStyle, moments, normalised
+from kbstyle_example.distances import (
+    content_distance,
+    covariance_distance,
+    feature_distance,
+    moment_distance,
+    weighted,
+)
+from kbstyle_example.networks import KBStyle
 from kbstyle_example.perceptual import Perceptual, layer_weights
-from skd.errors import ShapeError
+from skd.errors import NonFiniteError, ShapeError
 from skd.steps import Losses, Step
+
+__all__ = [
+    "Guide",
+    "StyleTask",
+    "Watching",
+    "content_distance",
+    "covariance_distance",
+    "feature_distance",
+    "guided",
+    "moment_distance",
+]
 
 # Deep layers see strokes and shapes of strokes, shallow ones colour, which a small network gets right first.
 STYLE_WEIGHTS = {"relu1_1": 0.5, "relu2_1": 1.0, "relu3_1": 1.0, "relu4_1": 1.0, "relu5_1": 0.5}
 # Means and deviations alone are matched by recolouring; which channels fire together is the texture.
 COVARIANCE_WEIGHTS = {"relu2_1": 0.1, "relu3_1": 0.1, "relu4_1": 0.1}
+# Where things are, for which relu5_1 is too coarse.
+FEATURE_WEIGHTS = {"relu1_1": 1.0, "relu2_1": 1.0, "relu3_1": 1.0, "relu4_1": 1.0}
 CONTENT_WEIGHT = 1.0
 STYLE_WEIGHT = 5.0
+PIXEL_WEIGHT = 10.0
+FEATURE_WEIGHT = 1.0
+
+# (B, 3, H, W) of photographs and of paintings, in 0..1 → as many pictures; a module goes where the losses go.
+Guide: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
-def content_distance(result: Tensor, content: Tensor) -> Tensor:
-    """Mean squared difference of two features, each channel first brought to mean 0 and deviation 1.
-
-    This is the content loss of AdaIN (Huang & Belongie 2017, eq. 12) on normalised features: recolouring costs nothing.
-
-    Parameters
-    ----------
-    result, content : Tensor
-        (B, C, H, W), the same shape.
-
-    Raises
-    ------
-    ShapeError
-        They differ in shape.
-
-    Examples
-    --------
-    >>> feature = torch.rand(1, 2, 4, 4)
-    >>> round(content_distance(3 * feature + 1, feature).item(), 3)
-    0.0
-    """
-    if result.shape != content.shape:
-        raise ShapeError("features of two contents", got=tuple(result.shape), expected=tuple(content.shape))
-    return (normalised(result) - normalised(content)).square().mean()
-
-
-def moment_distance(result: Tensor, style: Tensor) -> Tensor:
-    """L_l above: squared differences of channel means and deviations over the painting's own energy, a scalar.
+class Watching(nn.Module):
+    """Base of what measures under a perceptual network: frozen here, moved along, in no checkpoint.
 
     Parameters
     ----------
-    result, style : Tensor
-        (B, C, H, W) and (B or 1, C, H′, W′).
+    perceptual : Perceptual
 
     Examples
     --------
-    >>> painting = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)  # mean 2, deviation 1
-    >>> round(moment_distance(torch.full((1, 1, 1, 2), 2.0), painting).item(), 2)
-    0.2
+    >>> from kbstyle_example.perceptual import VGG
+    >>> watching = Watching(VGG("tiny", (4,), stages=((1, "1"),)))
+    >>> len(watching.state_dict()), next(watching.double().perceptual.parameters()).dtype
+    (0, torch.float64)
     """
-    mean, deviation = moments(result)
-    target_mean, target_deviation = moments(style)
-    difference = (mean - target_mean).square() + (deviation - target_deviation).square()
-    energy = (target_mean.square() + target_deviation.square()).mean(dim=1).flatten()
-    return (difference.mean(dim=1).flatten() / energy).mean()
+
+    perceptual: Perceptual
+
+    def __init__(self, perceptual: Perceptual) -> None:
+        super().__init__()
+        # No submodule: what only measures is neither trained nor kept.
+        self.__dict__["perceptual"] = perceptual.freeze()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if recurse:
+            self.perceptual._apply(fn)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
-def covariance_distance(result: Tensor, style: Tensor) -> Tensor:
-    """K_l above: the relative error of the channel covariance, a scalar.
-
-    Parameters
-    ----------
-    result, style : Tensor
-        (B, C, H, W) and (B or 1, C, H′, W′). A style whose channels are all constant has no covariance to be relative
-        to: the distance is then huge.
-
-    Examples
-    --------
-    >>> painting = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
-    >>> round(covariance_distance(torch.full((1, 1, 1, 2), 2.0), painting).item(), 2)
-    1.0
-    """
-    target = _covariance(style)
-    difference = (_covariance(result) - target).square().sum(dim=(1, 2))
-    return (difference / target.square().sum(dim=(1, 2)).clamp_min(1e-12)).mean()
-
-
-def _covariance(feature: Tensor) -> Tensor:
-    with torch.autocast(feature.device.type, enabled=False):  # which would take the product back to half
-        flat = feature.float().flatten(2)
-        flat = flat - flat.mean(2, keepdim=True)
-        return flat @ flat.mT / flat.shape[2]
-
-
-class StyleTask(nn.Module):
+class StyleTask(Watching):
     """Trains a style-transfer network: its loss for photographs and paintings.
 
     Parameters
@@ -115,9 +102,15 @@ class StyleTask(nn.Module):
     network : KBStyle
     perceptual : Perceptual
         Its features define content and style. It is frozen here.
+    guide : callable, optional
+        Given the photographs and the paintings, returns pictures that the network's shall be like, (B, 3, H, W), which
+        are clamped to 0..1. A module is moved along; it is neither trained nor kept. The content is still compared
+        with the photograph's.
     content_weight, style_weight : float
-    style_weights, covariance_weights : mapping of str to float
-        w_l and k_l of the module's formula; layers left out have weight 0.
+    pixel_weight, feature_weight : float
+        p of the module's formula, and what its f_l are multiplied by; of the guide's pictures.
+    style_weights, covariance_weights, feature_weights : mapping of str to float
+        w_l, k_l and f_l of the module's formula; layers left out have weight 0.
 
     Raises
     ------
@@ -129,61 +122,112 @@ class StyleTask(nn.Module):
     >>> from kbstyle_example.networks import STUDENT
     >>> from kbstyle_example.perceptual import VGG
     >>> perceptual = VGG("tiny", (4, 4), stages=((1, "1"), (1, "2")), content_layer="relu2_1")
-    >>> task = StyleTask(KBStyle(STUDENT), perceptual, style_weights={"relu1_1": 1.0}, covariance_weights={})
-    >>> step = task(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16))
+    >>> weights = {"style_weights": {"relu1_1": 1.0}, "covariance_weights": {}, "feature_weights": {"relu2_1": 1.0}}
+    >>> content, style = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    >>> step = StyleTask(KBStyle(STUDENT), perceptual, **weights)(content, style)
     >>> step.output.shape, sorted(step.losses.terms)
     (torch.Size([2, 3, 16, 16]), ['content', 'style', 'texture'])
+    >>> task = StyleTask(KBStyle(STUDENT), perceptual, guide=lambda content, style: 1 - content, **weights)
+    >>> sorted(task(content, style).losses.terms)
+    ['content', 'features', 'pixels', 'style', 'texture']
     """
 
-    perceptual: Perceptual
+    guide: Guide | None
 
     def __init__(
         self,
         network: KBStyle,
         perceptual: Perceptual,
         *,
+        guide: Guide | None = None,
         content_weight: float = CONTENT_WEIGHT,
         style_weight: float = STYLE_WEIGHT,
+        pixel_weight: float = PIXEL_WEIGHT,
+        feature_weight: float = FEATURE_WEIGHT,
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
         covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
+        feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
     ) -> None:
-        super().__init__()
+        super().__init__(perceptual)
         self.style_weights = layer_weights(perceptual, style_weights)
         self.covariance_weights = layer_weights(perceptual, covariance_weights)
-        for weight in (content_weight, style_weight):
+        # Without a guide they don't count, and the network may have none of these layers.
+        self.feature_weights = {} if guide is None else layer_weights(perceptual, feature_weights)
+        for weight in (content_weight, style_weight, pixel_weight, feature_weight):
             layer_weights(perceptual, {perceptual.content_layer: weight})
         self.network = network
-        # No submodule: what only measures is neither trained nor kept in checkpoints. `to` moves it, see `_apply`.
-        self.__dict__["perceptual"] = perceptual.freeze()
+        self.__dict__["guide"] = guide  # no submodule, either
         self.content_weight, self.style_weight = content_weight, style_weight
+        self.pixel_weight, self.feature_weight = pixel_weight, feature_weight
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        if recurse:
-            self.perceptual._apply(fn)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
+        if recurse and isinstance(self.guide, nn.Module):
+            self.guide._apply(fn)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)
 
     def forward(self, content: Tensor, style: Tensor) -> Step:
-        """Stylise photographs after paintings, (B, 3, H, W) in 0..1 each, and weigh the result."""
+        """Stylise photographs after paintings, (B, 3, H, W) in 0..1 each, and weigh the result.
+
+        Raises
+        ------
+        ShapeError, NonFiniteError
+            What the guide gave isn't as many pictures of the same size, or holds NaN or infinite values.
+        """
         output = self.network(content, style)
         return Step(output, self.losses(output, content, style))
 
     def losses(self, output: Tensor, content: Tensor, style: Tensor) -> Losses:
         """The weighted terms for pictures (B, 3, H, W) already stylised."""
-        with torch.no_grad():
-            wanted = self.perceptual(content)[self.perceptual.content_layer]
-            targets = self.perceptual(style)
-        features = self.perceptual(output)
-
-        def weighted(distance: Callable[[Tensor, Tensor], Tensor], weights: Mapping[str, float]) -> Tensor:
-            terms = [w * distance(features[layer], targets[layer]) for layer, w in weights.items() if w]
-            return sum(terms, output.new_zeros(()))
-
-        content_term = content_distance(features[self.perceptual.content_layer], wanted)
-        return Losses(
-            {
-                "content": self.content_weight * content_term,
-                "style": self.style_weight * weighted(moment_distance, self.style_weights),
-                "texture": self.style_weight * weighted(covariance_distance, self.covariance_weights),
-            }
+        found, layer = self.perceptual(output), self.perceptual.content_layer
+        nothing = output.new_zeros(())
+        with torch.no_grad():  # and no run for what doesn't count
+            shown = self.perceptual(content)[layer] if self.content_weight else None
+            painted = self.perceptual(style) if self.style_weight else None
+        moment, texture = (
+            (nothing, nothing)
+            if painted is None
+            else (
+                weighted(moment_distance, found, painted, self.style_weights),
+                weighted(covariance_distance, found, painted, self.covariance_weights),
+            )
         )
+        terms = {
+            "content": nothing if shown is None else self.content_weight * content_distance(found[layer], shown),
+            "style": self.style_weight * moment,
+            "texture": self.style_weight * texture,
+        }
+        if self.guide is not None:
+            with torch.no_grad():
+                wanted = guided(self.guide, content, style)
+                imitated = self.perceptual(wanted) if self.feature_weight else found
+            terms["pixels"] = self.pixel_weight * (output - wanted).abs().mean()
+            terms["features"] = self.feature_weight * weighted(feature_distance, found, imitated, self.feature_weights)
+        return Losses(terms)
+
+
+@torch.no_grad()
+def guided(guide: Guide, content: Tensor, style: Tensor) -> Tensor:
+    """What a guide makes of photographs and paintings: clamped to 0..1, where the photographs are.
+
+    Raises
+    ------
+    ShapeError, NonFiniteError
+        See `StyleTask.forward`.
+
+    Examples
+    --------
+    >>> guided(lambda content, style: content[..., 1:], torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
+    Traceback (most recent call last):
+    skd.errors.ShapeError: the guide gave other pictures than one for each photograph; got (1, 3, 8, 7); \
+expected (1, 3, 8, 8).
+    """
+    with torch.autocast(content.device.type, enabled=False):  # it may know nothing of half precision
+        pictures = guide(content, style)
+    if not isinstance(pictures, Tensor) or pictures.shape != content.shape:
+        got = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
+        raise ShapeError(
+            "the guide gave other pictures than one for each photograph", got=got, expected=tuple(content.shape)
+        )
+    if not torch.isfinite(pictures).all():
+        raise NonFiniteError("the guide gave a picture with NaN or infinite values")
+    return pictures.to(content).clamp(0, 1)

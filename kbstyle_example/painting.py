@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from typing import Unpack
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,80 +16,17 @@ from torch.nn import functional as F
 from kbstyle_example.colours import with_colours_of
 from kbstyle_example.devices import as_device, exact
 from kbstyle_example.networks import SMALLEST_SIDE, KBStyle, StyleCode
+from kbstyle_example.options import PainterOptions, with_options_of
 from kbstyle_example.photograph import Photograph, Source
-from kbstyle_example.styles import checked_weights, mask_tensor, mixed, shares
+from kbstyle_example.strips import Pixels, as_numbers, as_pixels, blended, resized
+from kbstyle_example.styles import checked_weights, layers, mask_pixels, mixed
 from kbstyle_example.tiles import render_tiles
 from kbstyle_example.weights_file import load_weights
 from skd.errors import ArgumentError, DataError, ShapeError
 
+DEFAULT = "kbstyle"  # the bundled weights that paint where none are named
 TILED_FROM = 2**22  # pixels; beyond them whole features take gigabytes
 LONGEST_STYLE_SIDE = 512  # pixels; the training's paintings had strokes of this scale
-
-
-def stylize(
-    content: Source,
-    style: Source | Sequence[Source],
-    *,
-    network: KBStyle | str | os.PathLike[str] = "teacher",
-    strength: float = 1.0,
-    keep_colour: bool = False,
-    style_weights: Sequence[float] | None = None,
-    masks: Sequence[Source | None] | None = None,
-    style_size: int = LONGEST_STYLE_SIDE,
-    paint_size: int | None = None,
-    device: str | torch.device | None = None,
-    max_pixels: int | None = None,
-) -> Image.Image:
-    """The photograph painted like the painting, in the photograph's size.
-
-    Parameters
-    ----------
-    content : path, bytes, PIL picture, array or tensor
-        See `Photograph.of`; of any size.
-    style : the same, or a list or tuple of them
-        At least 16 pixels a side.
-    network, strength, keep_colour, style_weights, masks, style_size, paint_size, device
-        See `Painter`.
-    max_pixels : int, optional
-        Larger pictures' files are refused; PIL's limit where not given, see `reading.opened`.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB, or RGBA where the photograph has transparency; in sRGB, whatever profile the photograph has. (Files keep
-        their profile: `folders.stylize_files`.)
-
-    Raises
-    ------
-    FileError, DataError
-        A picture or the weights can't be read.
-    ShapeError
-        A painting is too small, perhaps once it is scaled.
-    ArgumentError
-        See `Painter`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from kbstyle_example.networks import STUDENT
-    >>> noise = np.random.default_rng(0).random((48, 65, 3)).astype("float32")
-    >>> stylize(noise, noise[:32, :32], network=KBStyle(STUDENT), strength=0.5).size
-    (65, 48)
-    """
-    painter = Painter(
-        style,
-        network=network,
-        strength=strength,
-        keep_colour=keep_colour,
-        style_weights=style_weights,
-        masks=masks,
-        style_size=style_size,
-        paint_size=paint_size,
-        device=device,
-        max_pixels=max_pixels,
-    )
-    photograph = Photograph.of(content, max_pixels=max_pixels)
-    return photograph.picture(painter(photograph.colour))
 
 
 class Painter:
@@ -123,7 +62,7 @@ class Painter:
     device : str or torch.device, optional
         "cpu", "cuda", "cuda:1" or "mps"; the network's own where not given.
     max_pixels : int, optional
-        For the files of paintings and masks, see `reading.opened`.
+        Of the files of paintings and masks; larger ones are refused, see `reading.opened`.
 
     Raises
     ------
@@ -136,8 +75,8 @@ class Painter:
     --------
     >>> from kbstyle_example.networks import STUDENT
     >>> painter = Painter(torch.rand(3, 32, 32), network=KBStyle(STUDENT), strength=0.0)
-    >>> photograph = torch.rand(1, 3, 20, 30)
-    >>> torch.equal(painter(photograph), photograph)
+    >>> photograph = np.zeros((20, 30, 3), np.uint8)
+    >>> np.array_equal(painter(photograph), photograph)
     True
     """
 
@@ -145,7 +84,7 @@ class Painter:
         self,
         styles: Source | Sequence[Source],
         *,
-        network: KBStyle | str | os.PathLike[str] = "teacher",
+        network: KBStyle | str | os.PathLike[str] = DEFAULT,
         strength: float = 1.0,
         keep_colour: bool = False,
         style_weights: Sequence[float] | None = None,
@@ -169,7 +108,7 @@ class Painter:
         self.strength, self.keep_colour, self.paint_size = strength, keep_colour, paint_size
         self.network = _placed(network, device)
         at = next(self.network.parameters()).device
-        found = [None if mask is None else mask_tensor(mask, max_pixels=max_pixels) for mask in where]
+        found = [None if mask is None else mask_pixels(mask, max_pixels=max_pixels) for mask in where]
         paintings = [style_tensor(style, style_size, max_pixels=max_pixels) for style in given]
         with torch.inference_mode(), exact():
             codes = [self.network.encode_style(painting.to(at)) for painting in paintings]
@@ -178,46 +117,94 @@ class Painter:
         self.free = mixed([codes[k] for k in free], [weights[k] for k in free]) if free else None
 
     @torch.inference_mode()
-    def __call__(self, photograph: Tensor) -> Tensor:
-        """(1, 3, H, W) in 0..1 → the same, on the CPU.
+    def __call__(self, photograph: Pixels) -> Pixels:
+        """The photograph painted: (H, W, 3) of 8 bits → the same, see `Photograph`.
 
         Raises
         ------
+        ArgumentError
+            It isn't such an array.
         DataError
             There isn't enough memory for it.
         """
-        photograph = photograph.cpu()
+        if photograph.dtype != np.uint8 or photograph.ndim != 3 or photograph.shape[2] != 3 or not photograph.size:
+            got = f"{photograph.dtype} of {photograph.shape}"
+            raise ArgumentError("no photograph to paint", got=got, expected="(H, W, 3) of uint8")
         if self.strength == 0:
             return photograph
         try:
-            return torch.lerp(photograph, self._painted(photograph), self.strength).clamp(0, 1)
+            painted = self._painted(photograph)
+            return painted if self.strength == 1 else blended(photograph, painted, lambda _: self.strength)
         except (MemoryError, RuntimeError) as error:  # torch's is a RuntimeError, on the CPU without a type of its own
             if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
                 raise
             raise DataError(
                 "the picture needs more memory than there is",
-                got=f"{photograph.shape[-1]}×{photograph.shape[-2]}",
+                got=f"{photograph.shape[1]}×{photograph.shape[0]}",
                 remedy="scale it down, or paint it smaller with paint_size (--paint-size)",
             ) from None
 
-    def _painted(self, photograph: Tensor) -> Tensor:
-        height, width = photograph.shape[-2:]
-        size = (height, width)
-        canvas = photograph if self.paint_size is None else _resized(photograph, _fitted(size, self.paint_size))
+    def _painted(self, photograph: Pixels) -> Pixels:
+        size = photograph.shape[:2]
+        canvas = photograph if self.paint_size is None else resized(photograph, _fitted(size, self.paint_size))
 
-        def paint(code: StyleCode) -> Tensor:
-            painted = _resized(render(self.network, canvas, code), size)
+        def paint(code: StyleCode) -> Pixels:
+            painted = resized(_rendered(self.network, canvas, code), size)
             return with_colours_of(photograph, painted) if self.keep_colour else painted
 
+        out = photograph if self.free is None else paint(self.free)
         if not self.masked:
-            return photograph if self.free is None else paint(self.free)
-        codes, masks, weights = zip(*self.masked, strict=True)
-        parts, rest = shares(masks, weights, size)
-        out = rest * (photograph if self.free is None else paint(self.free))
-        for code, part in zip(codes, parts, strict=True):
-            if part.any():
-                out = out + part * paint(code)
+            return out
+        codes, given, weights = zip(*self.masked, strict=True)
+        masks = [resized(mask, size, mode="bilinear") for mask in given]
+        for k, code in enumerate(codes):
+
+            def share(rows: slice, k: int = k) -> Tensor:
+                return layers([as_numbers(mask[rows]) for mask in masks], weights)[k]
+
+            if masks[k].any():
+                out = blended(out, paint(code), share)
         return out
+
+
+@with_options_of(Painter)
+def stylize(content: Source, style: Source | Sequence[Source], **options: Unpack[PainterOptions]) -> Image.Image:
+    """The photograph painted like the painting, in the photograph's size.
+
+    Parameters
+    ----------
+    content : path, bytes, PIL picture, array or tensor
+        See `Photograph.of`; of any size.
+    style : the same, or a list or tuple of them
+        At least 16 pixels a side.
+    network, strength, keep_colour, style_weights, masks, style_size, paint_size, device, max_pixels
+        See `Painter`.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, or RGBA where the photograph has transparency; in sRGB, whatever profile the photograph has. (Files keep
+        their profile: `folders.stylize_files`.)
+
+    Raises
+    ------
+    FileError, DataError
+        A picture or the weights can't be read.
+    ShapeError
+        A painting is too small, perhaps once it is scaled.
+    ArgumentError
+        See `Painter`.
+
+    Examples
+    --------
+    >>> from kbstyle_example.networks import STUDENT
+    >>> noise = np.random.default_rng(0).random((48, 65, 3)).astype("float32")
+    >>> stylize(noise, noise[:32, :32], network=KBStyle(STUDENT), strength=0.5).size
+    (65, 48)
+    """
+    painter = Painter(style, **options)
+    photograph = Photograph.of(content, max_pixels=options.get("max_pixels"))
+    return photograph.picture(painter(photograph.pixels))
 
 
 def style_tensor(style: Source, longest: int = LONGEST_STYLE_SIDE, *, max_pixels: int | None = None) -> Tensor:
@@ -236,16 +223,16 @@ def style_tensor(style: Source, longest: int = LONGEST_STYLE_SIDE, *, max_pixels
     if longest < SMALLEST_SIDE:
         raise ArgumentError("style size", got=longest, expected=f"{SMALLEST_SIDE} pixels or more")
     found = Photograph.of(style, max_pixels=max_pixels)
-    painting = found.colour if found.alpha is None else found.colour * found.alpha + (1 - found.alpha)
+    painting, alpha = found.pixels, found.alpha
+    if alpha is not None:
+        painting = blended(np.full_like(painting, 255), painting, lambda rows: as_numbers(alpha[rows]))
     _large_enough(painting, "painting")
-    height, width = painting.shape[-2:]
-    return _large_enough(
-        _resized(painting, _fitted((height, width), longest)), f"painting, scaled to {longest} pixels,"
-    )
+    scaled = resized(painting, _fitted(painting.shape[:2], longest))
+    return as_numbers(_large_enough(scaled, f"painting, scaled to {longest} pixels,"))
 
 
 def render(network: KBStyle, content: Tensor, style: Tensor | StyleCode) -> Tensor:
-    """Stylise tensors; the network's mode doesn't matter. Every photograph is painted here.
+    """Stylise tensors; the network's mode doesn't matter.
 
     Parameters
     ----------
@@ -274,10 +261,20 @@ def render(network: KBStyle, content: Tensor, style: Tensor | StyleCode) -> Tens
     with torch.inference_mode(), exact():
         code = network.encode_style(style.to(at)) if isinstance(style, Tensor) else style
         if height * width > TILED_FROM and content.shape[0] == 1 == code.level3.mean.shape[0]:
-            pixels = content[0].permute(1, 2, 0).mul(255).round().to("cpu", torch.uint8).numpy()
-            painted = torch.from_numpy(render_tiles(network, pixels, code))
-            return painted.permute(2, 0, 1)[None].to(content.device, content.dtype).div_(255)
+            painted = render_tiles(network, as_pixels(grown), code)
+            return as_numbers(painted[:height, :width]).to(content.device, content.dtype)
         return network.render(grown.to(at), code)[..., :height, :width].clamp(0, 1).to(content.device)
+
+
+def _rendered(network: KBStyle, pixels: Pixels, code: StyleCode) -> Pixels:
+    """As `render`, of 8 bits: a large picture is never numbers as a whole."""
+    height, width = pixels.shape[:2]
+    if height * width <= TILED_FROM:
+        return as_pixels(render(network, as_numbers(pixels), code))
+    missing = [(0, max(0, SMALLEST_SIDE - side)) for side in (height, width)]
+    grown = np.pad(pixels, (*missing, (0, 0)), mode="edge") if min(height, width) < SMALLEST_SIDE else pixels
+    with exact():
+        return render_tiles(network, grown, code)[:height, :width]
 
 
 def _placed(network: KBStyle | str | os.PathLike[str], device: str | torch.device | None) -> KBStyle:
@@ -289,20 +286,14 @@ def _placed(network: KBStyle | str | os.PathLike[str], device: str | torch.devic
     return copy.deepcopy(network).to(place)  # the caller's stays where it is
 
 
-def _fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+def _fitted(size: tuple[int, ...], longest: int) -> tuple[int, int]:
     """Height and width in the same proportion, the longer one `longest`."""
     scale = longest / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
-
-
-def _large_enough(picture: Tensor, what: str) -> Tensor:
-    height, width = picture.shape[-2:]
+def _large_enough(picture: Pixels, what: str) -> Pixels:
+    height, width = picture.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise ShapeError(
             f"the {what} is too small", got=f"{width}×{height}", expected=f"{SMALLEST_SIDE} pixels a side or more"

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from kbstyle_example.images import FORMATS, Picture, load_image, to_pil
+from kbstyle_example.images import FORMATS, Picture, load_image
 from kbstyle_example.profiles import from_srgb
 from kbstyle_example.reading import opened, parts
+from kbstyle_example.strips import Pixels, as_numbers, as_pixels, strips
 from skd.errors import ArgumentError, DataError, FileError, ShapeError, SkdError
 
 Source: TypeAlias = Picture | Tensor | bytes
@@ -27,14 +28,14 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {"TIFF": {"compression": "tiff_deflat
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture to paint.
+    """A picture to paint, in 8 bits a channel.
 
     Parameters
     ----------
-    colour : Tensor
-        (1, 3, H, W), float32, sRGB in 0..1. Where it is transparent, the colours around.
-    alpha : Tensor, optional
-        (1, 1, H, W) in 0..1, 1 opaque.
+    pixels : array of uint8
+        (H, W, 3), sRGB. Where it is transparent, the colours around.
+    alpha : array of uint8, optional
+        (H, W), 255 opaque.
     profile : bytes, optional
         The ICC profile of its file, if it is one of RGB.
     format : str, optional
@@ -43,11 +44,11 @@ class Photograph:
     Examples
     --------
     >>> Photograph.of(Image.new("LA", (5, 4), (0, 255))).alpha.shape
-    torch.Size([1, 1, 4, 5])
+    (4, 5)
     """
 
-    colour: Tensor
-    alpha: Tensor | None = None
+    pixels: Pixels
+    alpha: Pixels | None = None
     profile: bytes | None = None
     format: str | None = None
 
@@ -59,7 +60,7 @@ class Photograph:
         ----------
         source : path, bytes, PIL.Image.Image, ndarray or Tensor
             Bytes are a file's content. PIL pictures: any mode but "F". Arrays: see `images.load_image`. Tensors:
-            (3, H, W) or (1, 3, H, W), floating point in 0..1; four channels for transparency.
+            (3, H, W) or (1, 3, H, W), floating point in 0..1; four channels for transparency. All is rounded to 8 bits.
         max_pixels : int, optional
             See `reading.opened`.
 
@@ -83,40 +84,42 @@ class Photograph:
         if isinstance(source, Tensor):
             source = _array(source)
         if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == 4:
-            opaque, above = load_image(source[..., :3]), load_image(source[..., 3])[:, :1]
-            return cls(filled(opaque, above), above)
-        return cls(load_image(source))
+            colour, alpha = (as_pixels(load_image(part)) for part in (source[..., :3], source[..., 3]))
+            return cls(filled(colour, alpha[..., 0]), np.ascontiguousarray(alpha[..., 0]))
+        if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3:
+            return cls(source)
+        return cls(as_pixels(load_image(source)))
 
     @classmethod
     def _of_image(cls, image: Image.Image) -> Photograph:
         colour, alpha, profile = parts(image)
-        pixels = load_image(np.asarray(colour))
         kind = "JPEG" if image.format == "MPO" else image.format  # what phones write with a depth map or a second view
         kind = kind if kind in FORMATS.values() else None
+        pixels = _pixels(colour)
         if alpha is None:
             return cls(pixels, None, profile, kind)
-        above = load_image(np.asarray(alpha))[:, :1]
+        above = _pixels(alpha)
         return cls(filled(pixels, above), above, profile, kind)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
-        return self.colour.shape[-1], self.colour.shape[-2]
+        return self.pixels.shape[1], self.pixels.shape[0]
 
-    def picture(self, painted: Tensor) -> Image.Image:
-        """A painting of it as a PIL picture in sRGB, with its transparency: RGB or RGBA."""
-        image = to_pil(painted)
+    def picture(self, painted: Pixels) -> Image.Image:
+        """A painting of it, (H, W, 3), as a PIL picture in sRGB, with its transparency: RGB or RGBA."""
+        image = Image.fromarray(painted)
         if self.alpha is not None:
-            image.putalpha(Image.fromarray((self.alpha[0, 0] * 255).round().to(torch.uint8).numpy()))
+            image.putalpha(Image.fromarray(self.alpha))
         return image
 
-    def encoded(self, painted: Tensor, kind: str, *, quality: int = 95) -> bytes:
+    def encoded(self, painted: Pixels, kind: str, *, quality: int = 95) -> bytes:
         """A painting of it as a picture file: its transparency and its profile kept, nothing else of its metadata.
 
         Parameters
         ----------
-        painted : Tensor
-            (1, 3, H, W), sRGB in 0..1.
+        painted : array of uint8
+            (H, W, 3), sRGB.
         kind : str
             PIL's name of the format: "JPEG", "PNG", "WEBP", "BMP" or "TIFF". JPEG and BMP have no transparency here:
             what is transparent lies on white.
@@ -133,7 +136,7 @@ class Photograph:
         Examples
         --------
         >>> photograph = Photograph.of(Image.new("RGB", (20, 16), "red"))
-        >>> photograph.encoded(photograph.colour, "PNG")[1:4]
+        >>> photograph.encoded(photograph.pixels, "PNG")[1:4]
         b'PNG'
         """
         if kind not in ENDINGS:
@@ -144,7 +147,7 @@ class Photograph:
         alpha = image.getchannel("A") if image.mode == "RGBA" else None
         if alpha is not None and kind in OPAQUE:
             image, alpha = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image), None
-        image, profile = from_srgb(image.convert("RGB"), self.profile)
+        image, profile = from_srgb(image if image.mode == "RGB" else image.convert("RGB"), self.profile)
         if alpha is not None:
             image.putalpha(alpha)
         options = {**OPTIONS.get(kind, {}), **({} if profile is None else {"icc_profile": profile})}
@@ -161,7 +164,7 @@ class Photograph:
         return file.getvalue()
 
 
-def filled(colour: Tensor, alpha: Tensor) -> Tensor:
+def filled(colour: Pixels, alpha: Pixels) -> Pixels:
     """The colours, and around what is seen the nearest of them, so that no hidden colour is painted with.
 
     What files hold under full transparency is anything, mostly black; the network would paint its edge, and take its
@@ -169,35 +172,58 @@ def filled(colour: Tensor, alpha: Tensor) -> Tensor:
 
     Parameters
     ----------
-    colour : Tensor
-        (B, 3, H, W) in 0..1.
-    alpha : Tensor
-        (B, 1, H, W) in 0..1; only where it is 0 are colours replaced.
+    colour : array of uint8
+        (H, W, 3).
+    alpha : array of uint8
+        (H, W); only where it is 0 are colours replaced.
 
     Examples
     --------
-    >>> hidden = torch.tensor([0.25, 0.9]).expand(1, 3, 1, 2)
-    >>> filled(hidden, torch.tensor([[[[0.1, 0.0]]]]))[0, 0]
-    tensor([[0.2500, 0.2500]])
+    >>> hidden = np.array([[[64, 64, 64], [230, 230, 230]]], np.uint8)
+    >>> filled(hidden, np.array([[26, 0]], np.uint8))[0, :, 0]
+    array([64, 64], dtype=uint8)
     """
-    seen = alpha > 0
-    if seen.all():
+    if alpha.all():
         return colour
-    if not seen.any():
-        return torch.ones_like(colour)
-    weight = alpha
-    total = colour * weight
+    if not alpha.any():
+        return np.full_like(colour, 255)
+    rows = list(strips(*alpha.shape))
+    total, weight = (torch.cat(sums, 2) for sums in zip(*(_halves(colour[r], alpha[r]) for r in rows), strict=True))
     levels = []
     while max(weight.shape[-2:]) > 1:
         levels.append((total, weight))
-        odd = (0, weight.shape[-1] % 2, 0, weight.shape[-2] % 2)
-        total, weight = (F.avg_pool2d(F.pad(x, odd), 2) for x in (total, weight))
+        total, weight = _halved(total), _halved(weight)
     tiny = torch.finfo(weight.dtype).tiny
     found = total / weight.clamp(min=tiny)
     for total, weight in reversed(levels):
         coarse = F.interpolate(found, scale_factor=2.0, mode="nearest")[..., : weight.shape[-2], : weight.shape[-1]]
         found = torch.where(weight > 0, total / weight.clamp(min=tiny), coarse)
-    return torch.where(seen, colour, found.clamp(0, 1))
+    around, out = as_pixels(found), colour.copy()
+    for part in rows:
+        near = around[part.start // 2 : -(-part.stop // 2)].repeat(2, axis=0).repeat(2, axis=1)
+        hidden = alpha[part] == 0
+        out[part][hidden] = near[: hidden.shape[0], : hidden.shape[1]][hidden]
+    return out
+
+
+def _halves(colour: Pixels, alpha: Pixels) -> tuple[Tensor, Tensor]:
+    """Means over squares of 2 pixels: of the colour times its alpha, and of the alpha."""
+    weight = as_numbers(alpha)
+    return _halved(as_numbers(colour) * weight), _halved(weight)
+
+
+def _halved(image: Tensor) -> Tensor:
+    """Half the height and width, rounded up; beyond the edge is nothing."""
+    return F.avg_pool2d(F.pad(image, (0, image.shape[-1] % 2, 0, image.shape[-2] % 2)), 2)
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    """An RGB or L picture's, copied strip by strip: PIL would make two copies of the whole on the way."""
+    shape = (image.height, image.width, 3) if image.mode == "RGB" else (image.height, image.width)
+    pixels = np.empty(shape, np.uint8)
+    for rows in strips(*shape[:2]):
+        pixels[rows] = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+    return pixels
 
 
 def _array(image: Tensor) -> np.ndarray[Any, Any]:

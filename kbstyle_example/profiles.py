@@ -36,24 +36,24 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     if image.mode == "LAB":  # its numbers mean the same in every file
         return _transformed(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), _srgb()), None
     profile = image.info.get("icc_profile")
-    if image.mode in ("1", "L"):
+    if image.mode == "1":
         image = image.convert("L")
-    elif image.mode != "CMYK":
-        image = image.convert("RGB")
+    elif image.mode not in ("L", "CMYK"):
+        image = _rgb(image)
     source = _usable(profile)
     if source is None:
-        return image.convert("RGB"), None
+        return _rgb(image), None
     channels = source.profile.xcolor_space.strip()
     if channels == "RGB" and image.mode == "L":  # a grey file tagged by a tool that thinks in RGB
-        image = image.convert("RGB")
+        image = _rgb(image)
     if channels != {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[image.mode]:
-        return image.convert("RGB"), None
+        return _rgb(image), None
     if channels == "RGB" and _is_srgb(profile):
         return image, profile
     try:
         return _transformed(image, source, _srgb()), profile if channels == "RGB" else None
     except (ImageCms.PyCMSError, ValueError):
-        return image.convert("RGB"), None
+        return _rgb(image), None
 
 
 def from_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bytes | None]:
@@ -73,6 +73,11 @@ def from_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, b
         return _transformed(image, _srgb(), target), profile
     except (ImageCms.PyCMSError, ValueError):  # a scanner's profile leads one way only
         return image, None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """PIL copies a picture even where there is nothing to convert."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _usable(profile: Any) -> ImageCms.ImageCmsProfile | None:

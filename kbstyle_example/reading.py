@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from kbstyle_example.profiles import to_srgb
 from skd.errors import DataError, FileError, SkdError
@@ -51,18 +51,21 @@ def parts(image: Image.Image) -> Parts:
     >>> found.colour.getpixel((0, 0)), found.alpha.getpixel((0, 0))
     ((255, 0, 0), 128)
     """
-    upright = ImageOps.exif_transpose(image)
+    image.load()  # some formats tell how the picture stands only behind it
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image  # which would copy it in any case
     if upright.mode == "F":
         raise DataError("a picture of floating point numbers has no known range", remedy="save it with 8 or 16 bits")
     alpha = None
     if upright.mode.startswith("I"):
         # A transparent grey value, as 16-bit PNG may have, is let go: the whole picture is kept.
-        grey = Image.fromarray(np.rint(np.asarray(upright).clip(0, 65535) / 257).astype(np.uint8))
+        grey = Image.fromarray(((np.asarray(upright).clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8))
         grey.info.update({key: value for key, value in upright.info.items() if key == "icc_profile"})
         upright = grey
     elif upright.has_transparency_data:
         profile = upright.info.get("icc_profile")
-        above = (upright.convert("LA") if upright.mode == "La" else upright).convert("RGBA")
+        above = upright.convert("LA") if upright.mode == "La" else upright
+        above = above if above.mode == "RGBA" else above.convert("RGBA")
         alpha = above.getchannel("A")
         upright = above.convert("RGB")
         upright.info.clear()
@@ -110,6 +113,8 @@ def opened(source: str | os.PathLike[str] | bytes, *, max_pixels: int | None = N
                         remedy="scale it down, or allow more with max_pixels (--max-pixels)",
                     )
                 yield image
+    except DataError as error:  # of a picture that doesn't know its file's name
+        raise DataError(error.what, got=error.got or name, expected=error.expected, remedy=error.remedy) from None
     except (SkdError, MemoryError):
         raise
     except FileNotFoundError:

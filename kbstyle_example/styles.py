@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kbstyle_example.networks import Moments, StyleCode
 from kbstyle_example.photograph import Photograph, Source
+from kbstyle_example.strips import Pixels, as_numbers, as_pixels, strips
 from skd.errors import ArgumentError
+
+LIGHTNESS = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
 def mixed(codes: Sequence[StyleCode], weights: Sequence[float]) -> StyleCode:
@@ -73,8 +75,8 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     return [weight / total for weight in given]
 
 
-def mask_tensor(mask: Source, *, max_pixels: int | None = None) -> Tensor:
-    """A mask picture as (1, 1, H, W) in 0..1: its lightness (ITU-R 601), and 0 where it is transparent.
+def mask_pixels(mask: Source, *, max_pixels: int | None = None) -> Pixels:
+    """A mask picture as (H, W) of 8 bits: its lightness (ITU-R 601), and 0 where it is transparent.
 
     Raises
     ------
@@ -83,58 +85,46 @@ def mask_tensor(mask: Source, *, max_pixels: int | None = None) -> Tensor:
 
     Examples
     --------
-    >>> mask_tensor(np.ones((2, 3))).shape
-    torch.Size([1, 1, 2, 3])
+    >>> mask_pixels(np.ones((1, 2)))
+    array([[255, 255]], dtype=uint8)
     """
     found = Photograph.of(mask, max_pixels=max_pixels)
-    weights = torch.tensor(np.array([299, 587, 114]) / 1000, dtype=torch.float32).view(1, 3, 1, 1)
-    lightness = (found.colour * weights).sum(1, keepdim=True)
-    return lightness if found.alpha is None else lightness * found.alpha
+    out = np.empty(found.pixels.shape[:2], np.uint8)
+    for rows in strips(*found.pixels.shape[:2]):
+        lightness = (as_numbers(found.pixels[rows]) * LIGHTNESS).sum(1, keepdim=True)
+        seen = lightness if found.alpha is None else lightness * as_numbers(found.alpha[rows])
+        out[rows] = as_pixels(seen)[..., 0]
+    return out
 
 
-def shares(masks: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
-    """What share each mask has of each pixel, and what they leave.
+def layers(masks: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
+    """How much each mask's picture covers of what lies beneath, where they are laid one over the other in order.
 
-    Where masks overlap, their weights decide; where they reach 1 together they leave nothing; where they sum to less,
-    the rest is left, so that soft edges fade.
+    In the end each has its share of each pixel: where masks overlap, their weights decide; where they reach 1 together
+    they leave nothing of what lies beneath all; where they sum to less, the rest is left, so that soft edges fade.
 
     Parameters
     ----------
     masks : sequence of Tensor
-        (1, 1, h, w) in 0..1, each of any size: stretched to the picture's, smoothly.
+        Of one shape, in 0..1.
     weights : sequence of float
         One for each, from 0 up.
-    size : (int, int)
-        Height and width of the picture.
-
-    Returns
-    -------
-    list of Tensor, Tensor
-        (1, 1, H, W) each; all of them with the rest sum to 1.
 
     Examples
     --------
-    >>> half = torch.full((1, 1, 1, 1), 0.5)
-    >>> [sky, wood], rest = shares([half, half / 2], [1, 1], (2, 2))
-    >>> sky[0, 0, 0, 0].item(), wood[0, 0, 0, 0].item(), rest[0, 0, 0, 0].item()
-    (0.5, 0.25, 0.25)
+    >>> half = torch.tensor(0.5)
+    >>> sky, wood = layers([half, half / 2], [1, 1])  # shares of 1/2 and 1/4; 1/4 is left
+    >>> print(f"{sky:.3f} {wood:.3f}")
+    0.667 0.250
     """
-    stretched = [stretch(mask, size) for mask in masks]
-    covered = torch.stack(stretched).sum(0).clamp(max=1)
-    weighted = [weight * mask for weight, mask in zip(weights, stretched, strict=True)]
+    covered = torch.stack(list(masks)).sum(0).clamp(max=1)
+    weighted = [weight * mask for weight, mask in zip(weights, masks, strict=True)]
     total = torch.stack(weighted).sum(0)
-    parts = [covered * mask / total.clamp(min=torch.finfo(total.dtype).tiny) for mask in weighted]
-    return parts, 1 - torch.stack(parts).sum(0)
-
-
-def stretch(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """A picture or mask in another size, without overshoot; fine structure isn't aliased.
-
-    Examples
-    --------
-    >>> stretch(torch.rand(1, 1, 3, 5), (4, 9)).shape
-    torch.Size([1, 1, 4, 9])
-    """
-    if tuple(image.shape[-2:]) == tuple(size):
-        return image
-    return F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
+    tiny = torch.finfo(total.dtype).tiny
+    shares = [covered * mask / total.clamp(min=tiny) for mask in weighted]
+    below = (1 - torch.stack(shares).sum(0)).clamp(min=0)
+    found = []
+    for share in shares:
+        below = below + share
+        found.append((share / below.clamp(min=tiny)).clamp(0, 1))
+    return found

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kbstyle_example.networks import EPSILON, KBStyle, Moments, StyleCode
+from kbstyle_example.networks import EPSILON, KBStyle, Moments, StyleCode, var_mean
 from skd.errors import ArgumentError
 
 TILE = 1024  # pixels: a compromise between memory and what is painted twice
@@ -134,9 +134,8 @@ class _Sums:
         self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, feature: Tensor) -> None:
-        feature = feature.double()
         count = feature.shape[2] * feature.shape[3]
-        variance, mean = torch.var_mean(feature, dim=(2, 3), keepdim=True, correction=0)
+        variance, mean = (found.double() for found in var_mean(feature))
         both = self.count + count
         difference = mean - self.mean
         self.squares = self.squares + variance * count + difference**2 * (self.count * count / both)

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 import skd
-from kbstyle_example.distill import RECIPE, scratch, training_samples
-from kbstyle_example.losses import StyleTask
+from kbstyle_example.beginning import Start, first_weights, training_samples
+from kbstyle_example.distill import RECIPE
+from kbstyle_example.losses import Guide, StyleTask
 from kbstyle_example.networks import TEACHER, KBStyle, KBStyleConfig, even_phases
+from kbstyle_example.peers import System
 from kbstyle_example.perceptual import Perceptual
 from kbstyle_example.validation import Folders, style_losses
 
@@ -34,10 +38,12 @@ def train(
     crop: int = 160,
     batch_size: int = 4,
     workers: int = 1,
+    guide: System | None = None,
+    start: Start | None = None,
     validation: Folders | None = None,
     **options: Any,
 ) -> Trained:
-    """Train a network from scratch.
+    """Train a network, from scratch or from weights that are there.
 
     Parameters
     ----------
@@ -56,6 +62,12 @@ def train(
         Pairs in a batch.
     workers : int
         Processes that load pictures; 0 loads in this one.
+    guide : System, optional
+        Whose pictures the network's shall be like (`kbstyle_example.peers.load_peer`; `as_system` makes one of a
+        KBStyle network). It isn't changed.
+    start : KBStyle, path or str, optional
+        A network, a weights file or the name of bundled weights to begin with, in place of random first weights. It is
+        copied.
     validation : (sequence of Path, sequence of Path), optional
         Photographs and paintings to evaluate on, as often as the recipe says.
     **options
@@ -64,13 +76,15 @@ def train(
     Raises
     ------
     ArgumentError
-        A number that can't be, or weights for layers that the perceptual network doesn't have.
+        A number that can't be, weights for layers that the perceptual network doesn't have, or a start of another
+        shape than `config`.
     DataError
         No picture can be used.
     FileError
-        The folder can't be written into, or the checkpoints there are another run's or damaged.
-    NonFiniteError
-        The training diverged; the checkpoint before it is kept.
+        The folder can't be written into, or the checkpoints there are another run's or damaged; there are no such
+        weights to start from.
+    ShapeError, NonFiniteError
+        The guide gives something else than pictures; the training diverged (the checkpoint before it is kept).
 
     Examples
     --------
@@ -87,7 +101,11 @@ def train(
     (2, True)
     """
     samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers)
-    task = StyleTask(scratch(config, recipe.seed), perceptual, **options)
+    network, begun = first_weights(config, recipe.seed, start)
+    task = StyleTask(network, perceptual, guide=None if guide is None else one_by_one(guide), **options)
+    weights: list[Any] = [task.content_weight, task.style_weight, task.style_weights, task.covariance_weights]
+    if guide is not None:
+        weights += [task.pixel_weight, task.feature_weight, task.feature_weights]
     run = skd.fit(
         task,
         DataLoader(samples, batch_size=batch_size, num_workers=workers),
@@ -98,8 +116,38 @@ def train(
         about={
             **samples.about(),
             "perceptual": perceptual.sha256,
-            "weights": f"{task.content_weight} {task.style_weight} {task.style_weights} {task.covariance_weights}",
+            "weights": " ".join(map(str, weights)),
+            "guide": guide_name(guide),
+            "start": begun,
         },
     )
     even_phases(task.network.decoder)  # the checkpoint keeps the weights as they were trained
     return Trained(task.network.eval(), run)
+
+
+def one_by_one(system: System) -> Guide:
+    """A system as a guide: it takes one pair at a time, and works where its weights are.
+
+    Examples
+    --------
+    >>> negative = System("negative", lambda content, style: 1 - content, "0" * 64, 0, 0, lambda content, style: 0)
+    >>> one_by_one(negative)(torch.full((2, 3, 16, 16), 0.25), torch.zeros(1, 3, 16, 16)).unique()
+    tensor([0.7500])
+    """
+
+    def pictures(content: Tensor, style: Tensor) -> Tensor:
+        pairs = zip(content, style.expand(len(content), -1, -1, -1), strict=True)
+        return torch.cat([system.stylize(photograph[None], painting[None]) for photograph, painting in pairs])
+
+    return pictures
+
+
+def guide_name(guide: System | None) -> str:
+    """What a guide is called where runs and figures are told apart: its name and digest.
+
+    Examples
+    --------
+    >>> guide_name(None)
+    'none'
+    """
+    return "none" if guide is None else f"{guide.name} {guide.sha256}"

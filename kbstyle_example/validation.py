@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from kbstyle_example.data import StylePairs, of_split
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.networks import KBStyle
+from kbstyle_example.perceived import Perceived
 
 PAIRS, BATCH = 16, 4
 Folders = tuple[Sequence[Path], Sequence[Path]]
@@ -67,14 +68,20 @@ def style_losses(
     return evaluate
 
 
-def differences(teacher: KBStyle, pictures: Folders, *, crop: int, seed: int) -> Callable[[Any], dict[str, float]]:
+def differences(
+    teacher: KBStyle, pictures: Folders, *, crop: int, seed: int, perceived: Perceived | None = None
+) -> Callable[[Any], dict[str, float]]:
     """A function of a student: the root mean squared difference of its pictures from the teacher's, of 255.
+
+    With `perceived` also `style`: its distance from the paintings' style over the teacher's. At 1.05 it is 5 % farther.
 
     Parameters
     ----------
     teacher : KBStyle
     pictures, crop, seed
         As in `style_losses`.
+    perceived : Perceived, optional
+        Whose `style` it is.
 
     Raises
     ------
@@ -89,11 +96,17 @@ def differences(teacher: KBStyle, pictures: Folders, *, crop: int, seed: int) ->
 
     @torch.no_grad()
     def evaluate(student: Any) -> dict[str, float]:
-        squares = [
-            (student(content, style) - teacher(content, style)).double().square().mean()
-            for content, style in _batches(pairs, student)
-        ]
-        return {"difference": 255 * float(torch.stack(squares).mean().sqrt())}
+        squares, styles = list[Tensor](), list[Tensor]()
+        for content, style in _batches(pairs, student):
+            ours, theirs = student(content, style), teacher(content, style)
+            squares.append((ours - theirs).double().square().mean())
+            if perceived is not None:
+                styles.append(torch.stack([perceived.style(picture, (content, style)) for picture in (ours, theirs)]))
+        figures = {"difference": 255 * float(torch.stack(squares).mean().sqrt())}
+        if styles:
+            found, wanted = torch.stack(styles).double().mean(0)
+            figures["style"] = float(found / wanted)
+        return figures
 
     return evaluate
 

@@ -6,15 +6,16 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-from kbstyle_example.networks import KBStyle
-from kbstyle_example.painting import LONGEST_STYLE_SIDE, Painter
+from kbstyle_example.options import PainterOptions, with_options_of
+from kbstyle_example.painting import Painter
 from kbstyle_example.photograph import Source
+from kbstyle_example.strips import as_numbers, as_pixels
 from kbstyle_example.video_reading import Clip, Frame, Piece, need_av
 from kbstyle_example.video_stability import Steadier, squared_change
 from kbstyle_example.video_threads import WriteBehind, read_ahead
@@ -66,22 +67,17 @@ class VideoReport:
         return "; ".join(parts)
 
 
+@with_options_of(Painter)
 def stylize_video(
     clip: str | os.PathLike[str],
     style: Source | Sequence[Source],
     out: str | os.PathLike[str],
     *,
-    network: KBStyle | str | os.PathLike[str] = "teacher",
-    strength: float = 1.0,
-    keep_colour: bool = False,
-    style_weights: Sequence[float] | None = None,
-    style_size: int = LONGEST_STYLE_SIDE,
-    paint_size: int | None = None,
     stability: float = 0.5,
     quality: int = 80,
     lossless: bool = False,
-    device: str | torch.device | None = None,
     progress: bool = True,
+    **options: Unpack[PainterOptions],
 ) -> VideoReport:
     """Paint every frame of a clip like the painting; times, size, length and sound stay.
 
@@ -90,8 +86,7 @@ def stylize_video(
     clip : path
         Whatever PyAV reads. Frames are turned upright; 8 bits a channel are used; subtitles are left out.
     style : picture, or several
-        See `painting.Painter`, as for `network`, `strength`, `keep_colour`, `style_weights`, `style_size`,
-        `paint_size` and `device`. It is encoded once.
+        See `painting.Painter`. It is encoded once.
     out : path
         .mp4, .m4v, .mov, .mkv (H.264) or .webm (VP9). May be the clip itself, which is replaced at the end.
     stability : float
@@ -106,6 +101,8 @@ def stylize_video(
         FFV1 in RGB, .mkv only, very large.
     progress : bool
         Show a bar, on a terminal.
+    network, strength, keep_colour, style_weights, masks, style_size, paint_size, device, max_pixels
+        See `painting.Painter`; masks lie still.
 
     Raises
     ------
@@ -131,16 +128,7 @@ def stylize_video(
         raise ArgumentError("quality of a clip", got=quality, expected="an integer from 1 to 100")
     painting = _Frames(Steadier(stability))
     with Clip(clip) as source:
-        painter = Painter(
-            style,
-            network=network,
-            strength=strength,
-            keep_colour=keep_colour,
-            style_weights=style_weights,
-            style_size=style_size,
-            paint_size=paint_size,
-            device=device,
-        )
+        painter = Painter(style, **options)
         with (
             Output(out, source, quality=quality, lossless=lossless) as target,
             tqdm(total=source.expected_frames, unit="frame", disable=None if progress else True) as bar,
@@ -175,8 +163,7 @@ class _Frames:
 
     @torch.inference_mode()
     def __call__(self, frame: Frame, painter: Painter) -> Frame:
-        content = torch.from_numpy(frame.pixels).permute(2, 0, 1)[None].float() / 255
-        painted = painter(content)
+        content, painted = as_numbers(frame.pixels), as_numbers(painter(frame.pixels))
         result = self._steadier(content, painted)
         if self._steadier.stability:
             new = content, painted, result
@@ -188,8 +175,7 @@ class _Frames:
         if not self.count:
             self.begin, self.size = frame.time, (content.shape[-1], content.shape[-2])
         self.count, self.end = self.count + 1, frame.time + frame.duration
-        pixels = (result[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-        return Frame(np.asarray(pixels), frame.time, frame.duration)
+        return Frame(as_pixels(result), frame.time, frame.duration)
 
     def flicker(self, which: int) -> float | None:
         """Of the network's own results (0) and of those that are written (1)."""

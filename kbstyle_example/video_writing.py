@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from kbstyle_example.files import ELSEWHERE
+from kbstyle_example.files import ELSEWHERE, beside
 from kbstyle_example.video_reading import BT709, Clip, Frame, Piece, need_av, told
 from skd.errors import ArgumentError, FileError, closest
 
@@ -45,7 +45,7 @@ class Output:
         self.path, self._clip, self._quality = Path(path), clip, quality
         self._container_name, codecs, self._sound_codecs = format_of(path, lossless=lossless)
         self._codec = "ffv1" if lossless else _first_there(codecs)
-        self._beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._beside = beside(self.path)
         self._stream: VideoStream | None = None
         self.sound = "none"
         try:

@@ -21,10 +21,10 @@ from kbstyle_example.evaluation.costs import ROUNDS, latencies, peak_memory, sur
 from kbstyle_example.evaluation.measures import Judge, measuring_layers
 from kbstyle_example.evaluation.pairs import PAIRS, SIZE, choose_pairs, open_for, square
 from kbstyle_example.evaluation.results import RESULTS, Results
-from kbstyle_example.files import writable_folder, write_atomically
+from kbstyle_example.files import digest, writable_folder, write_atomically
 from kbstyle_example.networks import KBStyle
 from kbstyle_example.peers.system import Size, System, as_system
-from kbstyle_example.perceptual import Perceptual, digest
+from kbstyle_example.perceptual import Perceptual
 from skd.errors import ArgumentError, DataError, FileError, NonFiniteError, closest
 
 FORMAT = 1

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from kbstyle_example.data import LARGEST_UPSCALE, Split, list_pictures, of_split
+from kbstyle_example.data import LARGEST_UPSCALE, Split, half, list_pictures, of_split
 from kbstyle_example.images import load_image, open_picture
 from skd.errors import ArgumentError, DataError, SkdError
 
@@ -20,7 +20,7 @@ SIZE, PAIRS = 512, 64  # pixels a side, and how many pairs of a content and a st
 def pictures_to_measure(
     folder: str | os.PathLike[str],
     *,
-    part: Split = "validation",
+    part: Split | None = None,
     never_trained_on: bool = False,
     size: int = SIZE,
 ) -> tuple[list[Path], dict[Path, str]]:
@@ -29,10 +29,11 @@ def pictures_to_measure(
     Parameters
     ----------
     folder : path
-    part : {"validation", "test"}
-        Validation while a system is being made; test for final tables only.
+    part : {"validation", "test"}, optional
+        Validation (the default) while a system is being made; test for final tables only.
     never_trained_on : bool
-        The whole folder was never trained on, whatever its files are called: `part` doesn't count.
+        The whole folder was never trained on, whatever its files are called: all of it may be measured on, or, where
+        a part is named, the half of it that `data.half` tells.
     size : int
         Pictures that would have to be stretched by more than 1.35 to it can't be used.
 
@@ -50,10 +51,14 @@ def pictures_to_measure(
     >>> len(found), skipped
     (8, {})
     """
-    if part == "train" and not never_trained_on:
+    if part == "train":
         raise ArgumentError("pictures for training measure nothing", got=part, expected="'validation' or 'test'")
     paths = list_pictures(folder)
-    allowed = paths if never_trained_on else of_split(paths, part)
+    if never_trained_on:
+        allowed = [path for path in paths if part is None or half(path) == part]
+    else:
+        part = part or "validation"
+        allowed = of_split(paths, part)
     usable, skipped = [], {}
     for path in allowed:
         try:
@@ -64,7 +69,7 @@ def pictures_to_measure(
     if not usable:
         raise DataError(
             f"no pictures to measure on in {Path(folder).name}",
-            got=f"{len(paths)} pictures, {len(allowed)} for {part}, {len(skipped)} of them not usable",
+            got=f"{len(paths)} pictures, {len(allowed)} for {part or 'any use'}, {len(skipped)} of them not usable",
             remedy="add pictures, or declare the folder as never trained on",
         )
     return usable, skipped

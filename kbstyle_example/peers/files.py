@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kbstyle_example.perceptual import digest
+from kbstyle_example.files import digest
 from skd.errors import FileError
 
 

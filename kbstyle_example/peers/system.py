@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kbstyle_example.files import digest
 from kbstyle_example.networks import KBStyle
-from kbstyle_example.perceptual import digest
 from kbstyle_example.weights_file import bundled, encoded, load_weights
 from skd.errors import ArgumentError, NonFiniteError, ShapeError
 

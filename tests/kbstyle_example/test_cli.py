@@ -19,22 +19,24 @@ from PIL import Image
 import skd
 from kbstyle_example import STUDENT, KBStyle, KBStyleConfig, validation, weights_file
 from kbstyle_example.__main__ import _parser, main
+from kbstyle_example.beginning import scratch
 from kbstyle_example.data import StylePairs
 from kbstyle_example.demo import run_demo
-from kbstyle_example.distill import distill, scratch
+from kbstyle_example.distill import distill
 from kbstyle_example.evaluation.costs import latencies
 from kbstyle_example.evaluation.evaluate import evaluate
 from kbstyle_example.evaluation.results import Results
 from kbstyle_example.evaluation.sheet import draw_sheets
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.painting import stylize
+from kbstyle_example.peers import System
 from kbstyle_example.perceptual import VGG
-from kbstyle_example.reproduce import Options
+from kbstyle_example.reproduction import Options
 from kbstyle_example.train import train
 from kbstyle_example.weights_file import load_weights, save_weights
 from skd.errors import ArgumentError
 
-TEACHER = KBStyleConfig(widths=(9, 17, 29), fine_blocks=0, content_blocks=1, style_blocks=0)
+TEACHER = KBStyleConfig(widths=(9, 21, 33), fine_blocks=0, deep_blocks=1, style_blocks=0)
 MANY = {"train": (0, 1), "validation": (7, 29), "test": (8, 17)}  # what the names say
 COMMANDS = ("demo", "stylize", "distill", "train", "reproduce", "evaluate", "sheet", "info")
 
@@ -53,8 +55,9 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (10, 40)).save(tmp_path / "small.png")
     (tmp_path / "weights").mkdir()
     save_weights(scratch(TEACHER, 1), tmp_path / "weights" / "teacher.safetensors", about={"trained": "3 steps"})
+    save_weights(scratch(TEACHER, 1), tmp_path / "weights" / "kbstyle.safetensors", about={"distilled": "3 steps"})
     monkeypatch.setattr(weights_file, "FOLDER", tmp_path / "weights")
-    monkeypatch.setattr("kbstyle_example.perceptual.urlopen", lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setattr("kbstyle_example.perceptual_files.urlopen", lambda *_, **__: pytest.fail("a download"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -109,8 +112,18 @@ def test_defaults_are_those_of_the_api() -> None:
         assert (found["seed"], found["precision"]) == (recipe.seed, recipe.precision)
         for name in ("crop", "batch_size", "workers"):
             assert found[name] == default(function, name)
-    assert found["style_weight"] == default(StyleTask, "style_weight")
-    assert found["content_weight"] == default(StyleTask, "content_weight")
+    for name in ("style", "content", "pixel", "feature"):
+        assert found[f"{name}_weight"] == default(StyleTask, f"{name}_weight")
+    for function, arguments in (
+        (distill, ("distill", *folders)),
+        (StyleTask, ("train", *folders, "--perceptual", "d")),
+    ):
+        found = parsed(*arguments)
+        for name in ("style_weight", "feature_weight", "style_weights", "covariance_weights", "feature_weights"):
+            assert found[name] == default(function, name)
+    assert (parsed("distill", *folders)["perceptual"], found["imitate"], found["start"]) == (None, None, None)
+    for name in ("basis", "structure", "statistics"):
+        assert parsed("distill", *folders)[name] == default(skd.methods.SKD, name)
     found, options = parsed("reproduce", *folders), Options()
     for name in ("teacher_crop", "student_crop", "batch_size", "workers", "size", "pairs", "data_licence"):
         assert found[name] == getattr(options, name)
@@ -159,10 +172,11 @@ def test_distill(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*DISTILL, *SHORT, "--seed", "4"]) == 0
     out, _ = capsys.readouterr()
     path = inputs / "run" / "student.safetensors"
-    assert f"{path.relative_to(inputs)}: {path.stat().st_size:,} bytes" in out
+    variants = [path.with_stem(f"student-{dtype}") for dtype in ("float16", "int8")]
+    for file in (path, *variants):
+        assert f"{file.relative_to(inputs)}: {file.stat().st_size:,} bytes" in out
+        assert load_weights(file).config == STUDENT
     assert "1/2/encoder/structure" in out
-    student = load_weights(path)
-    assert student.config.widths == (8, 16, 28)
     assert weights_file.about(path)["distilled"] == "2 steps, seed 4"
     written = {"student.safetensors", "last.pt", "log.jsonl", "checkpoints"}
     assert written <= files(inputs / "run")
@@ -177,7 +191,7 @@ def test_train(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         return tiny_vgg()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kbstyle_example.perceptual.load_perceptual", load)
+        patch.setattr("kbstyle_example.perceptual_files.load_perceptual", load)
         arguments = [*DISTILL[1:], *SHORT, "--perceptual", "vgg.pth", "--style-weight", "2"]
         assert main(["train", *arguments]) == 0
     assert seen == [Path("vgg.pth")]
@@ -230,7 +244,7 @@ def test_no_validation_or_test_picture_is_trained_on(inputs: Path, monkeypatch: 
     monkeypatch.setattr(StylePairs, "_crop", spy)
     monkeypatch.setattr("kbstyle_example.train.style_losses", looking(validation.style_losses))
     monkeypatch.setattr("kbstyle_example.distill.differences", looking(validation.differences))
-    monkeypatch.setattr("kbstyle_example.perceptual.load_perceptual", tiny_vgg)
+    monkeypatch.setattr("kbstyle_example.perceptual_files.load_perceptual", tiny_vgg)
     wanted = {part: {str(name) for name in MANY[part]} for part in opened}
     folders = ["--content", "many", "--style", "many"]
     for command in (["distill"], ["train", "--perceptual", "x"]):
@@ -258,6 +272,44 @@ def test_recipe_options_reach_the_training(inputs: Path, monkeypatch: pytest.Mon
     assert called["channels_last"]  # of the standard recipe
 
 
+@pytest.mark.parametrize("command", ["distill", "train"])
+def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    called: dict[str, Any] = {}
+
+    def stop(*_: Any, **options: Any) -> None:
+        called.update(options)
+        raise KeyboardInterrupt
+
+    name = f"kbstyle_example.{command}.{command}"
+    monkeypatch.setattr(
+        stop, "__signature__", inspect.signature({"distill": distill, "train": train}[command]), raising=False
+    )
+    monkeypatch.setattr(name, stop)
+    monkeypatch.setattr("kbstyle_example.perceptual_files.load_perceptual", tiny_vgg)
+    asked: list[Any] = []
+    guide = System("microast", lambda content, style: content, "f" * 64, 0, 0, lambda content, style: 0)
+    monkeypatch.setattr("kbstyle_example.peers.load_peer", lambda *names: asked.append(names) or guide)
+    wanted: dict[str, Any] = {
+        "start": "weights/begun", "style_weight": 2.5, "feature_weight": 3.5,
+        "style_weights": {"relu1_1": 0.5, "relu2_1": 2.0}, "covariance_weights": {},
+        "feature_weights": {"relu3_1": 1.0},
+    }  # fmt: skip
+    if command == "train":
+        wanted |= {"pixel_weight": 4.5, "content_weight": 0.25}
+    else:
+        wanted |= {"basis": "learned", "structure": 0.5, "statistics": 0.25}
+    arguments = [command, *DISTILL[1:], "--perceptual", "x"]
+    for option, value in wanted.items():
+        values = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else [str(value)]
+        arguments += [f"--{option.replace('_', '-')}", *values]
+    if command == "train":
+        arguments += ["--imitate", "microast", "--peers", "folder"]
+    assert main(arguments) == 130
+    assert {name: called[name] for name in wanted} == wanted
+    assert called["perceptual"].name == "fake" if command == "distill" else called["guide"] is guide
+    assert asked == ([] if command == "distill" else [("microast", Path("folder"))])
+
+
 def replaced(arguments: list[str], option: str, value: str) -> list[str]:
     index = arguments.index(option)
     return [*arguments[: index + 1], value, *arguments[index + 2 :]]
@@ -279,7 +331,7 @@ def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick_timing")
 def test_evaluate(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kbstyle_example.perceptual.load_perceptual", tiny_vgg)
+    monkeypatch.setattr("kbstyle_example.perceptual_files.load_perceptual", tiny_vgg)
     (inputs / "many" / "50.png").write_text("no picture")  # for validation, too
     for part in ("validation", "test"):
         arguments = replaced(EVALUATE, "--out", part)
@@ -290,7 +342,7 @@ def test_evaluate(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         assert ("50.png left out: the file isn't a picture" in err) == (part == "validation")
         assert {name for pair in results.data["plan"]["pairs"] for name in pair} <= {f"{n}.png" for n in MANY[part]}
         assert (len(results.data["plan"]["pairs"]), results.data["plan"]["size"]) == (3, 48)
-        assert results.names == ["teacher"]
+        assert results.names == ["teacher", "kbstyle"]
     wanted = Results.load(inputs / "test").means("teacher")
     judge = [path for path in (inputs / "many").glob("*.png") if int(path.stem) in MANY["test"]]
     again = evaluate(["teacher"], sorted(judge), sorted(judge), [tiny_vgg()], inputs / "api", size=48, pairs=3)
@@ -309,8 +361,8 @@ def test_sheet(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("quick_timing")
 def test_reproduce(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kbstyle_example.perceptual.load_perceptual", tiny_vgg)
-    monkeypatch.setattr("kbstyle_example.reproduce.TRIAL", 1)
+    monkeypatch.setattr("kbstyle_example.perceptual_files.load_perceptual", tiny_vgg)
+    monkeypatch.setattr("kbstyle_example.trial.TRIAL", 1)
     monkeypatch.setattr("skd.distilling.CALIBRATION_BATCHES", 16)  # for covariances of 128 channels
     options = {
         "--teacher-steps": 2, "--student-steps": 3, "--teacher-crop": 16, "--student-crop": 24, "--batch-size": 1,
@@ -343,7 +395,7 @@ def test_vgg19_is_fetched_into_the_folder(inputs: Path, monkeypatch: pytest.Monk
         asked.append(path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kbstyle_example.perceptual.download_vgg19", fetch)
+    monkeypatch.setattr("kbstyle_example.perceptual_files.download_vgg19", fetch)
     assert main(["reproduce", *FOLDERS]) == 130
     assert asked == [Path("run/vgg19-dcbb9e9d.pth")]
 
@@ -364,8 +416,8 @@ def test_a_reproduction_meets_mistakes_before_the_work(
     arguments: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setattr("kbstyle_example.perceptual.load_perceptual", tiny_vgg)
-    monkeypatch.setattr("kbstyle_example.reproduce.TRIAL", 1)
+    monkeypatch.setattr("kbstyle_example.perceptual_files.load_perceptual", tiny_vgg)
+    monkeypatch.setattr("kbstyle_example.trial.TRIAL", 1)
     monkeypatch.setattr("skd.distilling.CALIBRATION_BATCHES", 16)  # for covariances of 128 channels
     small = ["--teacher-crop", "16", "--student-crop", "24", "--batch-size", "1", "--workers", "0", "--size", "48"]
     assert main([arguments[0], *small, *arguments[1:]]) == 2
@@ -386,7 +438,7 @@ TRAIN = ["train", *DISTILL[1:], "--perceptual", "missing.pth"]
     [
         ([], "the following arguments are required: COMMAND"),
         (["demonstrate"], "invalid choice: 'demonstrate'"),
-        (["stylize", "photos/a.png"], "the following arguments are required: --style, -o/--out"),
+        (["stylize", "photos/a.png"], "the following arguments are required: -o/--out, --style"),
         (["demo", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["info", "--verbose"], "unrecognized arguments: --verbose"),
         (["demo", "--steps", "0"], "steps of a recipe; got 0"),
@@ -403,6 +455,11 @@ TRAIN = ["train", *DISTILL[1:], "--perceptual", "missing.pth"]
         ([*DISTILL, "--workers", "-1"], "processes that load pictures; got -1"),
         ([*DISTILL, "--crop", "20"], "side of the crops; got 20; expected a multiple of 8"),
         ([*DISTILL, "--teacher", "techer"], "no such weights; got techer"),
+        ([*DISTILL, *SHORT, "--start", "techer"], "no such weights; got techer"),
+        ([*DISTILL, *SHORT, "--start", "teacher"], "weights to start from are of a network of another shape; got wid"),
+        ([*DISTILL, "--perceptual", "missing.pth"], "no perceptual network there; got missing.pth"),
+        ([*DISTILL, "--style-weights", "relu1_1"], "weight of a layer: 'relu1_1', expected such as relu3_1=0.5"),
+        ([*DISTILL, "--feature-weights", "relu1_1=x"], "invalid weight of a layer: 'relu1_1=x'"),
         ([*DISTILL, "--teacher", "other.safetensors"], "these aren't the weights of a KBStyle network"),
         (replaced(DISTILL, "--content", "missing"), "no folder of pictures; got missing"),
         (replaced(DISTILL, "--style", "none"), "no pictures in the folder; got none"),
@@ -418,6 +475,7 @@ TRAIN = ["train", *DISTILL[1:], "--perceptual", "missing.pth"]
         (replaced(["reproduce", *FOLDERS], "--content", "missing"), "no folder of pictures; got missing"),
         (replaced(["reproduce", *FOLDERS], "--style", "photos"), "no picture in photos is for tests; got 2 pictures"),
         (replaced(["reproduce", *FOLDERS], "--content", "tests"), "no picture in tests is for training"),
+        ([*REPRODUCE, "--imitate", "microast"], "network to imitate lies isn't said; got microast. Remedy: --peers"),
         (["evaluate", *FOLDERS], "the following arguments are required: --perceptual"),
         ([*EVALUATE, "--part", "train"], "argument --part: invalid choice: 'train'"),
         (EVALUATE, "no perceptual network there; got vgg.pth"),
@@ -429,6 +487,7 @@ TRAIN = ["train", *DISTILL[1:], "--perceptual", "missing.pth"]
         ([*SHEET, "--size", "48", "--weights", "other.safetensors"], "these aren't the weights of a KBStyle network"),
         ([*SHEET[:-1], "small.png", "--size", "48"], "the output folder can't be made; got small.png"),
         (TRAIN, "no perceptual network there; got missing.pth"),
+        ([*TRAIN, "--imitate", "microast"], "network to imitate lies isn't said; got microast. Remedy: --peers"),
         ([*TRAIN, "--crop", "20", "--perceptual", "other.safetensors"], "not a file of weights"),
         (replaced(TRAIN, "--content", "missing"), "no folder of pictures; got missing"),
         (replaced(STYLIZE, "stylize", "missing.png"), "there is no such picture; got missing.png"),
@@ -463,7 +522,8 @@ def test_close_names_are_told(inputs: Path, capsys: pytest.CaptureFixture[str]) 
 def test_folders_without_a_usable_picture(
     inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr("kbstyle_example.perceptual.load_perceptual", lambda _: VGG("fake", (2,), stages=((1, "1"),)))
+    tiny = VGG("fake", (2,), stages=((1, "1"),))
+    monkeypatch.setattr("kbstyle_example.perceptual_files.load_perceptual", lambda _: tiny)
     arguments = [command, *replaced(DISTILL, "--content", "broken")[1:]]
     assert main([*arguments, "--perceptual", "x"] if command == "train" else arguments) == 2
     err = capsys.readouterr().err
@@ -491,7 +551,7 @@ def test_a_folder_that_is_read_only(
     inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # for root, nothing is read-only
-    monkeypatch.setattr("kbstyle_example.perceptual.load_perceptual", tiny_vgg)
+    monkeypatch.setattr("kbstyle_example.perceptual_files.load_perceptual", tiny_vgg)
     for arguments in (STYLIZE, ["demo", "--steps", "1", "--out", "run"], REPRODUCE, EVALUATE, [*SHEET, "--size", "48"]):
         assert main(arguments) == 2
         err = capsys.readouterr().err

@@ -22,6 +22,7 @@ from kbstyle_example.data import (
     Split,
     StylePairs,
     digest_of_names,
+    half,
     list_pictures,
     of_split,
     split,
@@ -56,6 +57,17 @@ def test_shares_of_the_split() -> None:
 def test_the_folder_does_not_matter(name: str, folder: str) -> None:
     if name != ".":
         assert split(f"{folder}/{name}") == split(name)
+
+
+@given(
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1).filter(
+        lambda n: n not in (".", "..")
+    )
+)
+def test_the_halves_agree_with_the_split(name: str) -> None:
+    number = int(hashlib.sha256(name.encode()).hexdigest(), 16)
+    assert half(f"folder/{name}") == ("validation", "test")[number % 2]
+    assert split(name) in ("train", half(name))
 
 
 def test_names_that_are_not_utf_8_are_split_by_their_bytes() -> None:

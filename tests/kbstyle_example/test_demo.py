@@ -14,14 +14,14 @@ import torch
 
 import skd
 from kbstyle_example import STUDENT, KBStyle, KBStyleConfig, demo
+from kbstyle_example.beginning import scratch
 from kbstyle_example.demo import FILES, SAMPLES, SHOWN, STYLE_SIDE, compare, loss_curve, run_demo
-from kbstyle_example.distill import scratch
 from kbstyle_example.images import load_image
 from kbstyle_example.painting import render, style_tensor
 from kbstyle_example.weights_file import BUDGET, about, encoded, load_weights, save_weights
 from skd.errors import ArgumentError, FileError
 
-TEACHER = KBStyleConfig(widths=(9, 17, 29))
+TEACHER = KBStyleConfig(widths=(9, 21, 33))
 HEIGHT = 96  # of the pictures in the sheet; as they are, tests would be slow
 TINY: dict[str, Any] = {"steps": 2, "seconds": 60, "batch_size": 2, "crop": 32}
 
@@ -178,7 +178,7 @@ def test_the_sizes_said_are_the_files(
     assert outcome.teacher_bytes == len(encoded(teacher)) == save_weights(teacher, tmp_path / "t.safetensors")
     assert f"{outcome.student_bytes:,} bytes, the whole file (budget 204,800)" in said
     assert f"the teacher's has {outcome.teacher_bytes:,}" in said
-    assert f"widths 9-17-29, {sum(p.numel() for p in teacher.parameters()):,} parameters" in said
+    assert f"widths 9-21-33, {sum(p.numel() for p in teacher.parameters()):,} parameters" in said
     captions: list[str] = []
 
     def grid(rows: Any, *, columns: Any) -> torch.Tensor:

@@ -14,13 +14,17 @@ from PIL import Image
 
 import skd
 from kbstyle_example import STUDENT, TEACHER, KBStyle, KBStyleConfig, distill
+from kbstyle_example.beginning import scratch, training_samples
 from kbstyle_example.data import StylePairs
-from kbstyle_example.distill import kbstyle_pairing, scratch, training_samples
+from kbstyle_example.distill import kbstyle_pairing, save_student, student_files
 from kbstyle_example.networks import even_phases
+from kbstyle_example.perceived import Perceived
+from kbstyle_example.perceptual import VGG
 from kbstyle_example.validation import differences
+from kbstyle_example.weights_file import about, load_weights
 from skd.errors import ArgumentError, DataError, FileError, SkdError
 
-BLOCKS = {"fine_blocks": 1, "content_blocks": 1, "style_blocks": 1}
+BLOCKS = {"fine_blocks": 1, "deep_blocks": 1, "style_blocks": 1}
 WIDE, NARROW = KBStyleConfig((6, 8, 10), **BLOCKS), KBStyleConfig((3, 4, 5), **BLOCKS)
 TERMS = [
     *(
@@ -89,7 +93,7 @@ def test_no_tap_is_read_after_a_nonlinearity() -> None:
 def test_the_plan_matches_level_to_level() -> None:
     rows = skd.match(kbstyle_pairing(KBStyle(TEACHER)), kbstyle_pairing(KBStyle(STUDENT)))
     assert [(a.name, b.name, a.width, b.width) for a, b in rows] == [
-        ("1/2", "1/2", 32, 8), ("1/4", "1/4", 64, 16), ("1/8", "1/8", 128, 28),
+        ("1/2", "1/2", 32, 8), ("1/4", "1/4", 64, 20), ("1/8", "1/8", 128, 32),
     ]  # fmt: skip
 
 
@@ -206,6 +210,131 @@ def test_a_finished_run_is_read_again(teacher: KBStyle, pictures: list[Path], tm
     assert len(log(tmp_path / "run")) == 3
 
 
+# --- under a perceptual network ------------------------------------------------------------------------------------
+
+
+def judge() -> VGG:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(2)
+        net = VGG("judge", (3, 4), stages=((1, "1"), (1, "2")), content_layer="relu2_1")
+    net.sha256 = "abc"
+    return net
+
+
+LAYERS: dict[str, Any] = {
+    "feature_weights": {"relu1_1": 1.0, "relu2_1": 0.5},
+    "style_weights": {"relu1_1": 2.0},
+    "covariance_weights": {"relu2_1": 0.25},
+}
+
+
+def test_outputs_are_compared_under_the_perceptual_network(
+    teacher: KBStyle, pictures: list[Path], tmp_path: Path
+) -> None:
+    done = run(teacher, pictures, tmp_path / "run", skd.Recipe(steps=1, log_every=1),
+               perceptual=judge(), feature_weight=3.0, style_weight=7.0, **LAYERS)  # fmt: skip
+    assert [row.name for row in done.report.rows] == [*TERMS, "features"]
+    line = log(tmp_path / "run")[0]
+    content, style = (
+        torch.stack(side)
+        for side in zip(*(StylePairs(pictures[:2], pictures[1:], crop=24, length=2, seed=0)[i] for i in (0, 1)),
+                        strict=True)
+    )  # fmt: skip
+    with torch.no_grad():
+        wanted, found = (judge()(net(content, style)) for net in (teacher, scratch(NARROW, seed=0)))
+        painted = judge()(style)
+    a, b, s = ({name: value.double().numpy() for name, value in each.items()} for each in (found, wanted, painted))
+    features = sum(
+        weight * np.mean([((x - y) ** 2).sum() / (y**2).sum() for x, y in zip(a[layer], b[layer], strict=True)])
+        for layer, weight in LAYERS["feature_weights"].items()
+    )
+    assert line["features"] == pytest.approx(3 * features, rel=1e-4)
+    first = [(x["relu1_1"].mean((2, 3)), np.sqrt(x["relu1_1"].var((2, 3)) + 1e-5)) for x in (a, s)]
+    apart = sum((found - wanted) ** 2 for found, wanted in zip(*first, strict=True)).mean(1)
+    moment = (apart / sum(wanted**2 for wanted in first[1]).mean(1)).mean()
+    covariances = [[np.cov(sample.reshape(4, -1), bias=True) for sample in x["relu2_1"]] for x in (a, s)]
+    texture = np.mean([((x - y) ** 2).sum() / (y**2).sum() for x, y in zip(*covariances, strict=True)])
+    assert line["task"] == pytest.approx(7 * (2 * moment + 0.25 * texture), rel=1e-4)
+
+
+def test_the_student_is_seen_once_a_step(
+    teacher: KBStyle, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    original = VGG.forward
+
+    def spy(self: VGG, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(image.requires_grad)
+        return original(self, image)
+
+    monkeypatch.setattr(VGG, "forward", spy)
+    counts = []
+    for steps in (1, 3):
+        seen.clear()
+        run(teacher, pictures, tmp_path / str(steps), skd.Recipe(steps=steps), perceptual=judge(), **LAYERS)
+        counts.append((seen.count(True), seen.count(False)))
+    # A step more sees the student's picture, and without gradients the teacher's and the painting.
+    assert (counts[1][0] - counts[0][0], counts[1][1] - counts[0][1]) == (2, 4)
+
+
+def test_the_perceptual_network_stays_and_is_not_kept(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    perceptual = judge()
+    before = {name: value.clone() for name, value in perceptual.state_dict().items()}
+    done = run(teacher, pictures, tmp_path / "run", perceptual=perceptual, **LAYERS)
+    assert all(torch.equal(value, before[name]) for name, value in perceptual.state_dict().items())
+    assert perceptual.frozen
+    assert not any(p.requires_grad for p in perceptual.parameters())
+    kept = torch.load(done.run.checkpoints / "step-000000003.pt", weights_only=True)["module"]
+    assert not [name for name in kept if "conv" in name or "perce" in name]
+    perceived = Perceived(perceptual, **LAYERS)
+    assert not list(perceived.parameters())
+    assert not perceived.state_dict()
+    perceived.to("meta")
+    assert {p.device.type for p in perceptual.parameters()} == {"meta"}
+
+
+def test_weights_of_zero_leave_a_comparison_out(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    one = skd.Recipe(steps=1, log_every=1)
+    run(teacher, pictures, tmp_path / "a", one, perceptual=judge(), feature_weight=0.0, **LAYERS)
+    run(teacher, pictures, tmp_path / "b", one, perceptual=judge(), style_weight=0.0, **LAYERS)
+    found = [{"features", "task"} & set(log(tmp_path / name)[0]) for name in ("a", "b")]
+    assert found == [{"task"}, {"features"}]
+
+
+def test_validation_says_how_the_style_fares(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    validation = pictures[2:], pictures[2:]
+    done = run(teacher, pictures, tmp_path / "run", perceptual=judge(), validation=validation, **LAYERS)
+    trained = KBStyle(NARROW)
+    trained.load_state_dict(torch.load(done.run.last_weights, weights_only=True))
+    perceived = Perceived(judge(), **LAYERS)
+    expected = differences(teacher, validation, crop=24, seed=0, perceived=perceived)(trained)
+    assert list(done.run.evaluation or {}) == ["difference", "style"]
+    assert done.run.evaluation == pytest.approx(expected, rel=1e-4)
+
+
+def test_mistakes_about_the_perceptual_network(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    for options, message in (
+        ({}, "judge has no feature 'relu[35]_1'"),
+        ({**LAYERS, "style_weights": {"relu1_2": 1.0}}, r"judge has no feature 'relu1_2'.*did you mean 'relu1_1'"),
+        ({**LAYERS, "feature_weight": -1.0}, "weight of 'relu2_1'; got -1"),
+        ({**LAYERS, "style_weight": float("nan")}, "weight of 'relu2_1'; got nan"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            run(teacher, pictures, tmp_path / "run", perceptual=judge(), **options)
+    assert not (tmp_path / "run").exists()
+    run(teacher, pictures, tmp_path / "run", perceptual=judge(), **LAYERS)
+    other = judge()
+    other.sha256 = "abd"
+    for options, message in (
+        ({}, r"it is of another run"),
+        ({"perceptual": other, **LAYERS}, r"it is of another run"),
+        ({"perceptual": judge(), **LAYERS, "style_weights": {}}, r"it is of another run"),
+        ({"perceptual": judge(), **LAYERS, "style_weight": 2.0}, r"about\.task_weight"),
+    ):
+        with pytest.raises(FileError, match=message):
+            run(teacher, pictures, tmp_path / "run", **options)
+
+
 # --- the start -------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +351,22 @@ def test_scratch_is_what_the_seed_says() -> None:
 def test_seeds_that_cant_be(seed: int) -> None:
     with pytest.raises(ArgumentError, match=f"seed of the first weights; got {seed}"):
         scratch(NARROW, seed)
+
+
+def test_a_distillation_begins_with_given_weights(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    begun = scratch(NARROW, seed=9)
+    still = run(teacher, pictures, tmp_path / "still", skd.Recipe(steps=1, learning_rate=1e-12), start=begun)
+    kept = torch.load(still.run.last_weights, weights_only=True)
+    for name, value in scratch(NARROW, seed=9).state_dict().items():
+        torch.testing.assert_close(kept[name], value, atol=1e-9, rtol=0, msg=name)
+    assert equal(begun, scratch(NARROW, seed=9))  # it was copied
+    first = run(teacher, pictures, tmp_path / "run", start=begun)
+    save_student(begun, tmp_path / "begun.safetensors")
+    assert equal(first.student, run(teacher, pictures, tmp_path / "b", start=tmp_path / "begun.safetensors").student)
+    with pytest.raises(FileError, match=r"about\.start: [0-9a-f]{16} there, random here"):
+        run(teacher, pictures, tmp_path / "run")
+    with pytest.raises(ArgumentError, match=r"another shape; got widths \(6, 8, 10\).*expected widths \(3, 4, 5\)"):
+        run(teacher, pictures, tmp_path / "c", start=teacher)
 
 
 # --- what is kept, and looked at -------------------------------------------------------------------------------------
@@ -280,6 +425,20 @@ def test_samples_for_each_step(pictures: list[Path]) -> None:
     recipe = skd.Recipe(steps=7, accumulate=3, seed=9)
     samples = training_samples(pictures, pictures, recipe, crop=16, batch_size=2)
     assert (len(samples), samples.seed, samples.crop) == (42, 9, 16)
+
+
+def test_a_student_is_written_in_three_precisions(tmp_path: Path) -> None:
+    student = scratch(NARROW, seed=4)
+    sizes = save_student(student, tmp_path / "kbstyle.safetensors", about={"distilled": "3 steps"})
+    names = [tmp_path / f"kbstyle{end}.safetensors" for end in ("", "-float16", "-int8")]
+    assert list(sizes) == list(student_files(names[0]).values()) == names
+    assert list(sizes.values()) == [path.stat().st_size for path in names]
+    assert sorted(tmp_path.iterdir()) == sorted(names)
+    for path, tolerance in zip(names, (0.0, 1e-3, 2e-2), strict=True):
+        assert about(path)["distilled"] == "3 steps"
+        loaded = load_weights(path).state_dict()
+        for name, value in student.state_dict().items():
+            torch.testing.assert_close(loaded[name], value, atol=tolerance * float(value.abs().max()), rtol=0)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

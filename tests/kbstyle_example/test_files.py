@@ -32,7 +32,7 @@ def test_names_that_arent_text_come_back_from_json(tmp_path: Path) -> None:
 
 def all_writers(path: Path) -> None:
     """Each kind of file that the application writes, in its turn."""
-    tiny = KBStyle(KBStyleConfig((4, 5, 6), fine_blocks=0, content_blocks=0, style_blocks=0))
+    tiny = KBStyle(KBStyleConfig((4, 5, 6), fine_blocks=0, deep_blocks=0, style_blocks=0))
     for what, write in (
         ("the file", lambda: write_atomically("second", path)),
         ("the weights", lambda: save_weights(tiny, path)),

@@ -19,7 +19,7 @@ from kbstyle_example.painting import Painter
 from skd.errors import ArgumentError, DataError, FileError
 
 torch.manual_seed(0)
-NET = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, content_blocks=0, style_blocks=0)).eval()
+NET = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, deep_blocks=0, style_blocks=0)).eval()
 RANDOM = np.random.default_rng(0)
 PHOTO = RANDOM.integers(0, 256, (20, 24, 3), dtype=np.uint8)
 PAINTER = Painter(RANDOM.random((32, 32, 3)), network=NET, style_size=32)
@@ -68,6 +68,8 @@ def files(folder: Path) -> set[str]:
         (["photos/*.png"], "out.png", None, [("photos/a.png", "out.png")]),
         (["photos/*.*"], "out", None, [("photos/a.png", "out/a.png"), ("photos/b.JPG", "out/b.JPG")]),
         (["*.gif"], "out.png", None, [("*.gif", "out.png")]),
+        (["d.png"], "new place/", None, [("d.png", "new place/d.png")]),
+        (["d.png", "photos/a.png"], "ü.png/", None, [("d.png", "ü.png/d.png"), ("photos/a.png", "ü.png/a.png")]),
     ],
 )
 def test_where_paintings_go(
@@ -82,6 +84,14 @@ def test_formats_that_cant_be_written_become_png(photos: Path) -> None:
         (photos / name).touch()
     found = names(plan(["d.png", "d.gif", "e.gif", "photo.v2"], "out"))
     assert [out for _, out in found] == ["out/d.png", "out/d.gif.png", "out/e.png", "out/photo.v2.png"]
+
+
+def test_long_names_are_written(photos: Path) -> None:
+    name = "ü" * 120 + ".png"  # 244 bytes, of 255 at most
+    Path("d.png").rename(name)
+    (outcome,) = stylize_files(plan([name], "out/"), PAINTER)
+    assert outcome.error is None
+    assert files(photos / "out") == {name}
 
 
 def test_a_name_with_brackets_isnt_a_pattern(photos: Path) -> None:
@@ -138,6 +148,13 @@ def test_names_that_differ_in_case(photos: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(folders.sys, "platform", platform)
         with pytest.raises(ArgumentError, match="two paintings would have one name"):
             plan(["d.png", "other/D.png"], "out")
+    composed, decomposed = Path("other", "\u00e9.png"), Path("photos", "e\u0301.png")  # é, and e with an accent
+    composed.touch()
+    decomposed.touch()
+    with pytest.raises(ArgumentError, match="two paintings would have one name"):
+        plan([composed, decomposed], "out")
+    monkeypatch.setattr(folders.sys, "platform", "win32")
+    assert len(plan([composed, decomposed], "out")) == 2
 
 
 def test_a_folder_without_pictures(photos: Path) -> None:
@@ -154,9 +171,8 @@ def test_paintings_are_the_painters(photos: Path) -> None:
     outcomes = stylize_files(plan(["photos", "d.png"], "out"), PAINTER, done=seen.append)
     assert seen == outcomes
     assert files(photos / "out") == {"a.png", "b.JPG", "sea/c.webp", "d.png"}
-    wanted = PAINTER(torch.from_numpy(PHOTO).permute(2, 0, 1)[None] / 255)
     with Image.open("out/d.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), (wanted[0].permute(1, 2, 0) * 255).round().byte().numpy())
+        np.testing.assert_array_equal(np.asarray(image), PAINTER(PHOTO))
     for outcome in outcomes:
         assert (outcome.size, outcome.error) == ((24, 20), None)
         assert outcome.job.out is not None

@@ -11,17 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kbstyle_example.losses import (
-    COVARIANCE_WEIGHTS,
-    STYLE_WEIGHTS,
-    StyleTask,
+from kbstyle_example.distances import (
     content_distance,
     covariance_distance,
+    feature_distance,
     moment_distance,
 )
+from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, StyleTask, guided
 from kbstyle_example.networks import EPSILON, KBStyle, KBStyleConfig
 from kbstyle_example.perceptual import VGG, VGG19_STAGES, Perceptual
-from skd.errors import ArgumentError, ShapeError
+from skd.errors import ArgumentError, NonFiniteError, ShapeError
 
 Array = np.ndarray[Any, Any]
 
@@ -67,10 +66,20 @@ def covariance_by_hand(result: Tensor, style: Tensor) -> float:
     return float(np.mean(ratios))
 
 
+def features_by_hand(result: Tensor, wanted: Tensor) -> float:
+    a, b = (x.detach().double().numpy() for x in (result, wanted))
+    return float(np.mean([((x - y) ** 2).sum() / (y**2).sum() for x, y in zip(a, b, strict=True)]))
+
+
 @pytest.mark.parametrize("size", [(1, 1, 2, 2), (1, 3, 4, 5), (3, 4, 3, 2)])
-def test_content_distance(size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("distance", "by_hand"), [(content_distance, content_by_hand), (feature_distance, features_by_hand)]
+)
+def test_distances_place_by_place(distance: Any, by_hand: Any, size: tuple[int, ...]) -> None:
     a, b = feature(*size), feature(*size, seed=1)
-    assert content_distance(a, b).item() == pytest.approx(content_by_hand(a, b), rel=1e-4)
+    found = distance(a, b)
+    assert found.shape == ()
+    assert found.item() == pytest.approx(by_hand(a, b), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -87,15 +96,15 @@ def test_style_distances(distance: Any, by_hand: Any, result: tuple[int, ...], s
     assert found.item() == pytest.approx(by_hand(a, b), rel=1e-4)
 
 
-def test_each_sample_is_relative_to_its_own_painting() -> None:
-    a, b = feature(2, 3, 4, 4), feature(2, 3, 5, 5, seed=1)
+@pytest.mark.parametrize("distance", [moment_distance, covariance_distance, feature_distance])
+def test_each_sample_is_relative_to_its_own_target(distance: Any) -> None:
+    a, b = feature(2, 3, 4, 4), feature(2, 3, 4, 4, seed=1)
     b[1] *= 100  # were the energies pooled, the first sample would hardly count
-    for distance in (moment_distance, covariance_distance):
-        alone = [distance(a[i : i + 1], b[i : i + 1]) for i in range(2)]
-        torch.testing.assert_close(distance(a, b), torch.stack(alone).mean())
+    alone = [distance(a[i : i + 1], b[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(distance(a, b), torch.stack(alone).mean())
 
 
-@pytest.mark.parametrize("distance", [content_distance, moment_distance, covariance_distance])
+@pytest.mark.parametrize("distance", [content_distance, moment_distance, covariance_distance, feature_distance])
 def test_equal_features_are_at_distance_zero(distance: Any) -> None:
     a = feature(2, 3, 4, 5)
     assert distance(a, a.clone()).item() == 0
@@ -123,6 +132,7 @@ def test_covariance_sees_what_moments_dont() -> None:
 def test_a_constant_style_stays_finite() -> None:
     assert covariance_distance(feature(1, 2, 3, 3), torch.ones(1, 2, 3, 3)).isfinite()
     assert moment_distance(feature(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)).isfinite()
+    assert feature_distance(feature(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)).isfinite()
 
 
 @settings(max_examples=25)
@@ -144,7 +154,7 @@ def test_content_distance_ignores_recolouring(seed: int, changes: int) -> None:
 )
 def test_distances_are_never_negative(seed: int, batch: int, channels: int, side: int, scale: float) -> None:
     a, b = scale * feature(batch, channels, side, 3, seed=seed), feature(batch, channels, side, 3, seed=seed + 1)
-    for distance in (content_distance, moment_distance, covariance_distance):
+    for distance in (content_distance, moment_distance, covariance_distance, feature_distance):
         for found in (distance(a, b), distance(b, a)):
             assert found.item() >= 0
             assert found.isfinite()
@@ -155,6 +165,13 @@ def test_contents_of_different_shapes() -> None:
         content_distance(torch.rand(1, 2, 3, 3), torch.rand(1, 2, 3, 4))
     with pytest.raises(ShapeError, match="features of two contents"):  # it would broadcast
         content_distance(torch.rand(1, 2, 3, 3), torch.rand(2, 2, 3, 3))
+    with pytest.raises(ShapeError, match=r"features of two pictures; got \(1, 2, 3, 3\); expected \(2, 2, 3, 3\)"):
+        feature_distance(torch.rand(1, 2, 3, 3), torch.rand(2, 2, 3, 3))
+
+
+def test_half_precision_features_are_summed_in_full() -> None:
+    a, b = 300 * torch.ones(1, 2, 8, 8), 200 * torch.ones(1, 2, 8, 8)  # squares that float16 doesn't hold
+    assert feature_distance(a.half(), b.half()).item() == pytest.approx(0.25)
 
 
 # --- the task --------------------------------------------------------------------------------------------------------
@@ -173,7 +190,7 @@ class TwoLayers(Perceptual):
         return {"fine": fine, "coarse": self.second(fine).tanh()}
 
 
-TINY = KBStyleConfig(widths=(8, 8, 8), fine_blocks=1, content_blocks=1, style_blocks=1)
+TINY = KBStyleConfig(widths=(8, 8, 8), fine_blocks=1, deep_blocks=1, style_blocks=1)
 
 
 def task(**options: Any) -> StyleTask:
@@ -222,7 +239,11 @@ def test_one_painting_for_a_batch() -> None:
 
 
 def test_gradients_reach_the_network_alone() -> None:
+    torch.manual_seed(0)
     trainer = task()
+    with torch.no_grad():
+        for p in trainer.network.parameters():
+            p += 0.2 * torch.randn_like(p)  # some layers begin at zero, and those before them without a gradient
     content, style = pictures()
     trainer(content, style).losses.total.backward()
     assert all(p.grad is None for p in trainer.perceptual.parameters())
@@ -289,15 +310,142 @@ def test_the_default_weights_fit_vgg() -> None:
     assert trainer.style_weights == STYLE_WEIGHTS
     assert trainer.covariance_weights == COVARIANCE_WEIGHTS
     assert trainer(*pictures()).losses.total.isfinite()
+    assert StyleTask(KBStyle(TINY), vgg, guide=lighter).feature_weights == FEATURE_WEIGHTS
+
+
+# --- a guide ---------------------------------------------------------------------------------------------------------
+
+
+def lighter(content: Tensor, style: Tensor) -> Tensor:
+    return content + 0.3 * style.mean((2, 3), keepdim=True)  # beyond 1 in places
+
+
+IMITATED = {"feature_weights": {"fine": 0.5, "coarse": 2.0}}
+
+
+def test_terms_of_a_guide_by_hand() -> None:
+    trainer = task(guide=lighter, pixel_weight=3.0, feature_weight=7.0, **IMITATED)
+    content, style = pictures()
+    step = trainer(content, style)
+    wanted = np.clip(lighter(content, style).numpy(), 0, 1)
+    assert (wanted == 1).any()
+    found, imitated = trainer.perceptual(step.output), trainer.perceptual(torch.from_numpy(wanted))
+    expected = {
+        "pixels": 3 * float(np.abs(step.output.detach().double().numpy() - wanted).mean()),
+        "features": 7
+        * sum(
+            weight * features_by_hand(found[layer], imitated[layer])
+            for layer, weight in IMITATED["feature_weights"].items()
+        ),
+    }
+    terms = {name: term.item() for name, term in step.losses.terms.items()}
+    assert {name: terms[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    plain = task()
+    plain.network.load_state_dict(trainer.network.state_dict())
+    plain.perceptual.load_state_dict(trainer.perceptual.state_dict())
+    without = plain(content, style).losses  # the content is still the photograph's
+    assert {name: term.item() for name, term in without.terms.items()} == pytest.approx(
+        {name: terms[name] for name in ("content", "style", "texture")}, rel=1e-5
+    )
+    assert step.losses.total.item() == pytest.approx(without.total.item() + sum(expected.values()), rel=1e-5)
+
+
+def test_following_the_guides_terms_leads_to_its_picture() -> None:
+    trainer = task(guide=lighter, content_weight=0.0, style_weight=0.0, **IMITATED)
+    content, style = pictures()
+    assert trainer.losses(guided(lighter, content, style), content, style).total.item() == 0
+    for term in ("pixels", "features"):
+        output = torch.rand(2, 3, 17, 16, requires_grad=True)
+        before = trainer.losses(output, content, style).terms[term]
+        before.backward()
+        assert output.grad is not None
+        moved = output.detach() - 1e-2 * output.grad / output.grad.norm()
+        assert trainer.losses(moved, content, style).terms[term] < before
+
+
+class Painter(nn.Module):
+    """A guide with weights, that notes how it is run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, 3, 1)
+        self.seen: list[tuple[bool, torch.dtype]] = []
+
+    def forward(self, content: Tensor, style: Tensor) -> Tensor:
+        out: Tensor = self.mix(content)
+        self.seen.append((torch.is_grad_enabled(), out.dtype))
+        return out
+
+
+def test_a_guide_is_neither_trained_nor_kept_and_moves_along() -> None:
+    guide = Painter()
+    trainer = task(guide=guide, **IMITATED)
+    content, style = pictures()
+    with torch.autocast("cpu", torch.bfloat16):
+        trainer(content, style)
+    trainer(content, style).losses.total.backward()
+    assert guide.seen == [(False, torch.float32)] * 2
+    assert all(p.grad is None and p.requires_grad for p in guide.parameters())
+    assert set(trainer.state_dict()) == {f"network.{name}" for name in trainer.network.state_dict()}
+    assert guide not in list(trainer.modules())
+    trainer.double()
+    assert guide.mix.weight.dtype == torch.float64
+    assert trainer(content.double(), style.double()).losses.total.isfinite()
+
+
+class Counted(TwoLayers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        self.seen.append(image)
+        return super().forward(image)
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [
+        ({}, 4),
+        ({"content_weight": 0.0}, 3),
+        ({"style_weight": 0.0}, 3),
+        ({"feature_weight": 0.0}, 3),
+        ({"content_weight": 0.0, "style_weight": 0.0, "feature_weight": 0.0}, 1),
+    ],
+)
+def test_each_picture_is_looked_at_once_and_only_if_it_counts(options: dict[str, float], runs: int) -> None:
+    weights: dict[str, Any] = {"style_weights": {"fine": 1.0}, "covariance_weights": {}, **IMITATED}
+    counted = Counted()
+    trainer = StyleTask(KBStyle(TINY), counted, guide=lighter, **weights, **options)
+    losses = trainer(*pictures()).losses
+    assert len({id(picture) for picture in counted.seen}) == len(counted.seen) == runs
+    gone = {name.removesuffix("_weight").replace("feature", "features") for name in options}
+    assert {name for name, term in losses.terms.items() if term.item() == 0} - {"texture"} == gone
+
+
+@pytest.mark.parametrize(
+    ("guide", "error", "message"),
+    [
+        (lambda c, s: c[..., 1:], ShapeError, r"got \(2, 3, 17, 15\); expected \(2, 3, 17, 16\)"),
+        (lambda c, s: c[:1], ShapeError, r"got \(1, 3, 17, 16\); expected \(2, 3, 17, 16\)"),  # would broadcast
+        (lambda c, s: c.mean(1, keepdim=True), ShapeError, r"got \(2, 1, 17, 16\)"),
+        (lambda c, s: None, ShapeError, "one for each photograph; got NoneType"),
+        (lambda c, s: c / 0, NonFiniteError, "the guide gave a picture with NaN or infinite values"),
+        (lambda c, s: c * float("nan"), NonFiniteError, "the guide gave a picture with NaN or infinite values"),
+    ],
+)
+def test_guides_that_give_no_pictures(guide: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        task(guide=guide, **IMITATED)(*pictures())
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", ["style_weights", "covariance_weights"])
+@pytest.mark.parametrize("option", ["style_weights", "covariance_weights", "feature_weights"])
 def test_layers_that_arent_there(option: str) -> None:
     with pytest.raises(ArgumentError, match=r"two layers has no feature 'coarze'.*did you mean 'coarse'"):
-        task(**{option: {"fine": 1.0, "coarze": 1.0}})
+        task(guide=lighter, **{option: {"fine": 1.0, "coarze": 1.0}})
 
 
 def test_a_content_layer_that_isnt_there() -> None:
@@ -308,13 +456,21 @@ def test_a_content_layer_that_isnt_there() -> None:
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("option", ["style_weights", "covariance_weights", "content_weight", "style_weight"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("style_weights", "covariance_weights", "feature_weights"),
+        *("content_weight", "style_weight", "pixel_weight", "feature_weight"),
+    ],
+)
 def test_weights_that_cant_be(option: str, weight: float) -> None:
     value = weight if option.endswith("weight") else {"coarse": weight}
     with pytest.raises(ArgumentError, match=f"weight of 'coarse'; got {weight}; expected a finite number, 0 or more"):
-        task(**{option: value})
+        task(guide=lighter, **{**IMITATED, option: value})
 
 
 def test_defaults_ask_for_vggs_layers() -> None:
     with pytest.raises(ArgumentError, match="two layers has no feature 'relu1_1'"):
         StyleTask(KBStyle(TINY), TwoLayers())
+    with pytest.raises(ArgumentError, match="two layers has no feature 'relu1_1'"):
+        task(guide=lighter)

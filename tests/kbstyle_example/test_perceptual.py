@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kbstyle_example import perceptual
+from kbstyle_example import perceptual_files
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.networks import KBStyle, KBStyleConfig
-from kbstyle_example.perceptual import VGG, Perceptual, SqueezeNet, download_vgg19, load_perceptual
+from kbstyle_example.perceptual import VGG, Perceptual, SqueezeNet
+from kbstyle_example.perceptual_files import download_vgg19, load_perceptual
 from skd.errors import ArgumentError, FileError, ShapeError
 
 State = dict[str, Tensor]
@@ -436,11 +437,11 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
                 raise answer
             return answer
 
-        monkeypatch.setattr(perceptual, "urlopen", urlopen)
+        monkeypatch.setattr(perceptual_files, "urlopen", urlopen)
         return asked
 
-    monkeypatch.setattr(perceptual, "VGG19_SHA256", hashlib.sha256(CONTENT).hexdigest()[:8])
-    monkeypatch.setattr(perceptual, "CHUNK", 1000)
+    monkeypatch.setattr(perceptual_files, "VGG19_SHA256", hashlib.sha256(CONTENT).hexdigest()[:8])
+    monkeypatch.setattr(perceptual_files, "CHUNK", 1000)
     return become
 
 
@@ -451,7 +452,7 @@ def test_a_download(length: int | None, serve: Callable[..., list[str]], tmp_pat
     assert download_vgg19(str(path)) == path
     assert path.read_bytes() == CONTENT
     assert os.listdir(tmp_path) == ["vgg19.pth"]
-    assert asked == [perceptual.VGG19_URL]
+    assert asked == [perceptual_files.VGG19_URL]
     # It is there now: nothing is asked for again.
     assert download_vgg19(path) == path
     assert len(asked) == 1
@@ -532,7 +533,7 @@ class Mine(Perceptual):
 
 
 def test_a_network_of_ones_own_trains_a_style() -> None:
-    network = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, content_blocks=1, style_blocks=0))
+    network = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, deep_blocks=1, style_blocks=0))
     mine = Mine()
     task = StyleTask(network, mine, style_weights={"fine": 1.0}, covariance_weights={"coarse": 0.1}).train()
     assert task.perceptual is mine

@@ -163,11 +163,11 @@ def test_files_keep_their_profile_and_their_colours(kind: str) -> None:
     options = {} if kind == "TIFF" else {"quality": 100}
     smooth.save(file, kind, icc_profile=WIDE, **options)
     photograph = Photograph.of(file.getvalue())
-    painted = photograph.picture(photograph.colour)
+    painted = photograph.picture(photograph.pixels)
     assert np.abs(numbers(painted) - adobe_to_srgb(np.asarray(smooth))).mean() < 2
     assert np.abs(numbers(painted) - np.asarray(smooth)).mean() > 2.5  # it was converted
     assert "icc_profile" not in painted.info  # it is sRGB now
-    with Image.open(io.BytesIO(photograph.encoded(photograph.colour, kind, quality=100))) as found:
+    with Image.open(io.BytesIO(photograph.encoded(photograph.pixels, kind, quality=100))) as found:
         assert found.info["icc_profile"] == WIDE
         assert np.abs(numbers(found) - np.asarray(smooth)).mean() < 2.5
 
@@ -176,7 +176,7 @@ def test_a_cmyk_photograph_is_written_in_srgb() -> None:
     file = io.BytesIO()
     Image.new("CMYK", (20, 16), (0, 255, 255, 0)).save(file, "JPEG", icc_profile=GREY)  # not even of its channels
     photograph = Photograph.of(file.getvalue())
-    with Image.open(io.BytesIO(photograph.encoded(photograph.colour, "JPEG"))) as found:
+    with Image.open(io.BytesIO(photograph.encoded(photograph.pixels, "JPEG"))) as found:
         assert found.mode == "RGB"
         assert "icc_profile" not in found.info or found.info["icc_profile"] is None
         np.testing.assert_allclose(numbers(found), np.broadcast_to((255.0, 0.0, 0.0), (16, 20, 3)), atol=6)

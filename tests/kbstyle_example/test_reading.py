@@ -90,7 +90,13 @@ def test_16_bit_colour(channels: int) -> None:
         np.testing.assert_allclose(np.asarray(found.alpha), values[..., 3] / 257, atol=1)
 
 
-def test_floating_point() -> None:
+def test_floating_point(tmp_path: Path) -> None:
+    Image.new("F", (2, 2)).save(tmp_path / "a.tif")
+    with (
+        pytest.raises(DataError, match=r"no known range; got .*a\.tif\. Remedy: save"),
+        opened(tmp_path / "a.tif") as image,
+    ):
+        parts(image)
     with pytest.raises(DataError, match="no known range"):
         parts(Image.new("F", (2, 2)))
 

@@ -16,18 +16,21 @@ import torch
 from PIL import Image
 
 import skd
-from kbstyle_example import KBStyleConfig, data, reproduce
+from kbstyle_example import KBStyleConfig, data, reproduce, trial
+from kbstyle_example.beginning import scratch
 from kbstyle_example.data import split
 from kbstyle_example.evaluation import evaluate, pairs, sheet
 from kbstyle_example.evaluation.costs import ROUNDS, latencies
 from kbstyle_example.evaluation.results import Results
+from kbstyle_example.peers import System
 from kbstyle_example.perceptual import VGG
-from kbstyle_example.reproduce import STAGES, Options, Reproduced, parts_of
-from kbstyle_example.weights_file import about, load_weights
+from kbstyle_example.reproduce import Reproduced
+from kbstyle_example.reproduction import STAGES, Options, parts_of
+from kbstyle_example.weights_file import about, load_weights, save_weights
 from skd.errors import ArgumentError, DataError, FileError
 
 NAMES = {"train": (0, 1, 2), "validation": (7,), "test": (8, 17)}  # what the names say: checked below
-BLOCKS: dict[str, Any] = {"fine_blocks": 0, "content_blocks": 1, "style_blocks": 0}
+BLOCKS: dict[str, Any] = {"fine_blocks": 0, "deep_blocks": 1, "style_blocks": 0}
 
 
 @dataclass
@@ -78,7 +81,7 @@ def quick(patch: pytest.MonkeyPatch) -> None:
         return latencies(systems, (32, 32), **{**rest, "rounds": 1})
 
     patch.setattr(evaluate, "latencies", fast)
-    patch.setattr(reproduce, "TRIAL", 1)
+    patch.setattr(trial, "TRIAL", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -128,9 +131,13 @@ def whole(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
         yield Whole(out, run(folders, out, say=said.append), said)
 
 
+def variants(out: Path) -> list[Path]:
+    return [out / f"kbstyle-{dtype}.safetensors" for dtype in ("float16", "int8")]
+
+
 def assert_equal(out: Path, whole: Whole) -> None:
     """All that doesn't hold times is the same, bit for bit."""
-    for path in (whole.made.teacher, whole.made.student, whole.out / "report.txt"):
+    for path in (whole.made.teacher, whole.made.student, *variants(whole.out), whole.out / "report.txt"):
         assert (out / path.relative_to(whole.out)).read_bytes() == path.read_bytes(), path.name
     for path in whole.made.sheets.iterdir():
         assert (out / "sheets" / path.name).read_bytes() == path.read_bytes(), path.name
@@ -158,7 +165,7 @@ def test_everything_appears(whole: Whole) -> None:
         whole.out / "MODEL_CARD.md",
     )
     assert {path.name for path in whole.out.iterdir()} == {
-        *(path.name for path in made if path != made.results),
+        *(path.name for path in (*made, *variants(whole.out)) if path != made.results),
         *("evaluation", "teacher", "student", "report.txt", "reproduce.json"),
     }
     assert {path.name for path in made.sheets.iterdir()} == {
@@ -169,14 +176,19 @@ def test_everything_appears(whole: Whole) -> None:
         options().student,
     )
     assert (about(made.teacher)["trained"], about(made.teacher)["perceptual"]) == ("5 steps, seed 3", "fake abc")
-    assert about(made.student)["distilled"] == "4 steps, seed 3"
-    assert "output" in (whole.out / "report.txt").read_text(encoding="utf-8")
+    assert "imitated" not in about(made.teacher)
+    for path in (made.student, *variants(whole.out)):
+        assert about(path)["distilled"] == "4 steps, seed 3"
+        assert load_weights(path).config == options().student
+    report = (whole.out / "report.txt").read_text(encoding="utf-8")
+    assert "output" in report
+    assert "features" in report  # under the perceptual network, too
     assert not list(whole.out.rglob("*.part"))
 
 
 def test_what_is_measured(whole: Whole) -> None:
     results = Results.load(whole.made.results)
-    assert results.names == ["teacher", "kbstyle"]
+    assert results.names == ["teacher", "kbstyle", "kbstyle-float16", "kbstyle-int8"]
     assert results.data["reference"] == "teacher"
     assert (len(results.data["plan"]["pairs"]), results.data["plan"]["size"]) == (3, 64)
     assert {name for pair in results.data["plan"]["pairs"] for name in pair} == {"8.png", "17.png"}
@@ -194,8 +206,9 @@ def test_the_card_has_both_networks(whole: Whole) -> None:
         assert text.count("| photographs | 3 files") == text.count("| paintings | 3 files") == 1
         assert "Measured under the very network that it was trained under, which flatters it." in text
         assert "The licence of the training pictures was not stated." in text
-    assert "| perceptual network | fake, sha256 `abc` |" in teacher
-    assert "| perceptual network" not in student
+    assert card.count("| perceptual network | fake, sha256 `abc` |") == 2
+    assert "| imitates" not in card
+    assert "| begins with" not in card
 
 
 def test_each_stage_says_what_is_left(whole: Whole) -> None:
@@ -241,8 +254,9 @@ def test_pictures_for_tests_are_never_trained_on(
 
     monkeypatch.setattr(data, "open_picture", spy("samples", data.open_picture))
     monkeypatch.setattr(pairs, "open_picture", spy("squares", pairs.open_picture))
-    for name in ("train", "distill"):
-        monkeypatch.setattr(reproduce, name, spied(getattr(reproduce, name)))
+    for module in (trial, reproduce):
+        for name in ("train", "distill"):
+            monkeypatch.setattr(module, name, spied(getattr(module, name)))
     run(folders, tmp_path / "out", say=say)
     assert given == [{"train"}] * 4  # the trial, and in earnest
     assert opened == {
@@ -253,6 +267,43 @@ def test_pictures_for_tests_are_never_trained_on(
         ("[3/5] evaluate", "squares"): {"test"},
         ("[4/5] draw sheets", "squares"): {"test"},
     }
+
+
+def test_a_guide_and_a_start_for_the_teacher(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial and the training are given both; record, weights and card say so."""
+    asked, given = list[tuple[str, Path]](), list[dict[str, Any]]()
+
+    def load(name: str, folder: Path) -> System:
+        asked.append((name, folder))
+        return System(name, lambda content, style: 1 - content, "f" * 64, 0, 0, lambda content, style: 0)
+
+    def spied(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **rest: Any) -> Any:
+            given.append(rest)
+            return original(*arguments, **rest)
+
+        return wrapped
+
+    monkeypatch.setattr(reproduce, "load_peer", load)
+    for module in (trial, reproduce):
+        monkeypatch.setattr(module, "train", spied(module.train))
+    chosen: dict[str, Any] = {"guide": ("microast", tmp_path / "peers"), "start_teacher": tmp_path / "begun"}
+    save_weights(scratch(options().teacher, 6), tmp_path / "begun")
+    made = run(folders, tmp_path / "out", options=options(**chosen))
+    assert asked == [("microast", tmp_path / "peers")]
+    assert [(each["guide"].name, each["start"]) for each in given] == [("microast", tmp_path / "begun")] * 2
+    assert about(made.teacher)["imitated"] == f"microast {'f' * 64}"
+    card = made.card.read_text(encoding="utf-8")
+    assert card.count(f"| imitates | microast {'f' * 64} |") == card.count("| begins with | weights `") == 1
+    assert card.index("| begins with") < card.index("# kbstyle\n")
+    for changes, message in (
+        ({"guide": None}, "guide: microast f{64} there, none here"),
+        ({"start_teacher": None}, "start teacher: [0-9a-f]{16} there, random here"),
+    ):
+        with pytest.raises(FileError, match=f"the folder holds another reproduction; got {message}"):
+            run(folders, tmp_path / "out", options=options(**{**chosen, **changes}))
 
 
 # --- stopped, and gone on with ---------------------------------------------------------------------------------------
@@ -321,7 +372,7 @@ def test_interrupted_within_each_stage_it_goes_on(
         interrupted()
     assert student.seen == [0, 2, 3]
     measured = Results.load(tmp_path / "evaluation").data["measured"]
-    assert [sum(map(len, values.values())) for values in measured.values()] == [1, 1]
+    assert [sum(map(len, values.values())) for values in measured.values()] == [1, 1, 1, 1]
     with monkeypatch.context() as patch:
         patch.setattr(sheet, "save_image", interrupting(sheet.save_image, 2))
         interrupted()
@@ -352,11 +403,12 @@ def test_a_done_one_does_nothing_again(
 
 def test_what_was_removed_is_made_again(folders: tuple[Path, Path], whole: Whole, tmp_path: Path) -> None:
     shutil.copytree(whole.out, tmp_path / "out")
-    (tmp_path / "out" / "kbstyle.safetensors").unlink()
-    said: list[str] = []
-    run(folders, tmp_path / "out", say=said.append)
-    assert ["done already" in line for line in said[:5]] == [True, False, True, True, True]
-    assert_equal(tmp_path / "out", whole)
+    for name in ("kbstyle.safetensors", "kbstyle-int8.safetensors"):
+        (tmp_path / "out" / name).unlink()
+        said: list[str] = []
+        run(folders, tmp_path / "out", say=said.append)
+        assert ["done already" in line for line in said[:5]] == [True, False, True, True, True]
+        assert_equal(tmp_path / "out", whole)
 
 
 def test_another_licence_changes_the_card_alone(folders: tuple[Path, Path], whole: Whole, tmp_path: Path) -> None:
@@ -376,15 +428,15 @@ def test_another_licence_changes_the_card_alone(folders: tuple[Path, Path], whol
 
 
 def expected(out: Path, todo: tuple[str, ...], chosen: Options, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    monkeypatch.setattr(reproduce, "_trial", lambda *_, **__: (2.0, 3.0, 0.5))
+    monkeypatch.setattr(trial, "_trial", lambda *_, **__: (2.0, 3.0, 0.5))
     tested = [[Path("8.png"), Path("17.png")], [Path("8.png")]]
-    return reproduce._expected(todo, out, ([], []), tested, tiny(), [tiny()], chosen)
+    return trial.expected_times(todo, out, ([], []), tested, tiny(), [tiny()], chosen, None)
 
 
 def test_expected_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    timing = ROUNDS * (256**2 + 512**2) / 64**2
+    timing = ROUNDS * (256**2 + 512**2) / 64**2  # of four networks, and a trial measures two
     chosen = options(pairs=64)  # and there are but two
-    assert expected(tmp_path, STAGES, chosen, monkeypatch) == pytest.approx([10, 12, 0.5 * (2 + timing), 1.0, 1.0])
+    assert expected(tmp_path, STAGES, chosen, monkeypatch) == pytest.approx([10, 12, 2 * 0.5 * (2 + timing), 1.0, 1.0])
     assert expected(tmp_path, STAGES[3:], chosen, monkeypatch) == pytest.approx([0, 0, 0, 1.0, 1.0])
     limited = options(teacher_recipe=replace(chosen.teacher_recipe, seconds=7.0))
     assert expected(tmp_path, STAGES, limited, monkeypatch)[0] == 7
@@ -397,7 +449,7 @@ def test_expected_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_logs_that_tell_nothing(tmp_path: Path, log: str | None) -> None:
     if log is not None:
         (tmp_path / "log").write_text(log)
-    assert reproduce._done(tmp_path / "log") == 0
+    assert trial._done(tmp_path / "log") == 0
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -500,6 +552,18 @@ def test_pictures_that_cant_be_told_apart_or_used(folders: tuple[Path, Path], tm
     with pytest.raises(DataError, match=r"none of the pictures can be used; got 1 skipped; 7\.png"):
         run((broken, folders[1]), tmp_path / "out")
     assert not list((tmp_path / "out").rglob("step-*"))  # nothing was trained for it
+
+
+def test_guides_and_starts_that_cant_be(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    for changes, error, message in (
+        ({"guide": ("microasd", tmp_path)}, ArgumentError, r"no published network of this name.*mean 'microast'"),
+        ({"guide": ("microast", tmp_path)}, FileError, r"content_encoder_iter_160000\.pth\.tar"),
+        ({"start_teacher": scratch(options().student, 0)}, ArgumentError, r"another shape; got widths \(2, 3, 4\)"),
+        ({"start_teacher": tmp_path / "none"}, FileError, "there are no such weights"),
+    ):
+        with pytest.raises(error, match=message):
+            run(folders, tmp_path / "out", options=options(**changes))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_folders_that_cant_be_written(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kbstyle_example.networks import Moments, StyleCode
-from kbstyle_example.styles import checked_weights, mask_tensor, mixed, shares, stretch
+from kbstyle_example.strips import resized
+from kbstyle_example.styles import checked_weights, layers, mask_pixels, mixed
 from skd.errors import ArgumentError
 
 
@@ -61,36 +62,49 @@ def test_weights_that_cant_be(weights: list[float], message: str) -> None:
     ],
 )
 def test_masks_of_every_kind(mask: Any, expected: float) -> None:
-    torch.testing.assert_close(mask_tensor(mask), torch.full((1, 1, 2, 2), expected), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(mask_pixels(mask), np.full((2, 2), round(255 * expected)))
+
+
+def shares(masks: list[torch.Tensor], weights: list[float]) -> list[torch.Tensor]:
+    """What is seen in the end of each layer, and of what lies beneath all."""
+    seen = [torch.ones_like(masks[0])]
+    for over in layers(masks, weights):
+        assert 0 <= over.min() <= over.max() <= 1
+        seen = [(1 - over) * part for part in seen] + [over]
+    return [*seen[1:], seen[0]]
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4), st.integers(0, 2**31))
-def test_shares_sum_to_one(sizes: list[tuple[int, int]], seed: int) -> None:
+@given(st.integers(1, 4), st.integers(0, 2**31))
+def test_layers_give_each_its_share(count: int, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
-    masks = [torch.rand(1, 1, *size, generator=random).round(decimals=1) for size in sizes]
-    weights = torch.rand(len(masks), generator=random).tolist()
-    parts, rest = shares(masks, weights, (5, 9))
-    for part in (*parts, rest):
-        assert part.shape == (1, 1, 5, 9)
-        assert -1e-6 <= part.min() <= part.max() <= 1 + 1e-6
-    torch.testing.assert_close(sum(parts, rest), torch.ones(1, 1, 5, 9))
+    masks = [torch.rand(1, 1, 5, 9, generator=random).round(decimals=1) for _ in range(count)]
+    weights = (torch.rand(count, generator=random) + 0.01).tolist()
+    covered = sum(masks, torch.zeros(())).clamp(max=1)
+    total = sum((w * m for w, m in zip(weights, masks, strict=True)), torch.zeros(()))
+    *parts, rest = shares(masks, weights)
+    torch.testing.assert_close(rest, 1 - covered, atol=1e-5, rtol=0)
+    for part, weight, mask in zip(parts, weights, masks, strict=True):
+        wanted = torch.where(total > 0, covered * weight * mask / total, 0)
+        torch.testing.assert_close(part, wanted, atol=1e-5, rtol=0)
 
 
 def test_shares_by_hand() -> None:
-    left = torch.tensor([1.0, 1.0, 0.5, 0.0]).view(1, 1, 1, 4)
-    right = torch.tensor([0.0, 1.0, 0.25, 0.0]).view(1, 1, 1, 4)
-    (first, second), rest = shares([left, right], [3, 1], (1, 4))
-    torch.testing.assert_close(first.flatten(), torch.tensor([1.0, 0.75, 0.75 * 6 / 7, 0.0]))
-    torch.testing.assert_close(second.flatten(), torch.tensor([0.0, 0.25, 0.75 / 7, 0.0]))
-    torch.testing.assert_close(rest.flatten(), torch.tensor([0.0, 0.0, 0.25, 1.0]))
-    torch.testing.assert_close(shares([left], [0.1], (1, 4))[0][0], left)  # alone, its weight doesn't matter
+    left = torch.tensor([1.0, 1.0, 0.5, 0.0])
+    right = torch.tensor([0.0, 1.0, 0.25, 0.0])
+    first, second, rest = shares([left, right], [3, 1])
+    torch.testing.assert_close(first, torch.tensor([1.0, 0.75, 0.75 * 6 / 7, 0.0]))
+    torch.testing.assert_close(second, torch.tensor([0.0, 0.25, 0.75 / 7, 0.0]))
+    torch.testing.assert_close(rest, torch.tensor([0.0, 0.0, 0.25, 1.0]))
+    torch.testing.assert_close(layers([left], [0.1])[0], left)  # alone, its weight doesn't matter
+    torch.testing.assert_close(shares([left, right], [0, 1])[0], torch.tensor([0.0, 0.0, 0.0, 0.0]))
 
 
 def test_soft_edges_stay_soft() -> None:
-    ramp = torch.linspace(0, 1, 9).view(1, 1, 1, 9)
-    found = stretch(ramp, (4, 90))[0, 0, 0]
-    assert float(found.diff().min()) >= 0
-    assert float(found.diff().max()) < 0.02
-    torch.testing.assert_close(stretch(stretch(ramp, (1, 90)), (1, 9)), ramp, atol=0.06, rtol=0)
-    assert stretch(ramp, (1, 9)) is ramp
+    ramp = np.linspace(0, 255, 9).astype(np.uint8)[None]
+    found = resized(ramp, (4, 90), mode="bilinear")[0].astype(int)
+    assert np.diff(found).min() >= 0
+    assert np.diff(found).max() <= 5
+    back = resized(resized(ramp, (1, 90), mode="bilinear"), (1, 9), mode="bilinear")
+    np.testing.assert_allclose(back.astype(int), ramp, atol=15)
+    assert resized(ramp, (1, 9)) is ramp

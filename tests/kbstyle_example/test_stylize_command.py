@@ -31,13 +31,13 @@ RANDOM = np.random.default_rng(0)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with photographs, paintings and a mask; the bundled weights are a small network here."""
     torch.manual_seed(0)
-    net = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, content_blocks=0, style_blocks=0)).eval()
+    net = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, deep_blocks=0, style_blocks=0)).eval()
     for name in ("photos/a.png", "photos/sub/b.png", "c.png", "styles/d.png", "styles/e.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(RANDOM.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(tmp_path / name)
     Image.fromarray(np.linspace(0, 255, 40).astype(np.uint8)[None].repeat(32, 0)).save(tmp_path / "mask.png")
     (tmp_path / "weights").mkdir()
-    save_weights(net, tmp_path / "weights" / "teacher.safetensors")
+    save_weights(net, tmp_path / "weights" / "kbstyle.safetensors")
     monkeypatch.setattr(weights_file, "FOLDER", tmp_path / "weights")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -162,7 +162,7 @@ def test_mistakes(place: Path, capsys: pytest.CaptureFixture[str], arguments: li
 
 
 def test_weights_of_another_network_and_damaged_ones(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = (place / "weights" / "teacher.safetensors").read_bytes()
+    whole = (place / "weights" / "kbstyle.safetensors").read_bytes()
     start = 8 + int.from_bytes(whole[:8], "little")
     flipped = bytearray(whole)
     flipped[start + 100] ^= 1
@@ -178,12 +178,12 @@ def test_weights_of_another_network_and_damaged_ones(place: Path, capsys: pytest
         assert what in err
         assert err.count("\n") == 1
     assert not (place / "x.png").exists()
-    assert load_weights("teacher").config.widths == (4, 5, 6)
+    assert load_weights("kbstyle").config.widths == (4, 5, 6)
 
 
 def test_streams_in_a_process_of_their_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-m", "kbstyle_example", "stylize", "-", "--style", "styles/d.png", "-o", "-"]
-    command += ["--weights", str(place / "weights" / "teacher.safetensors")]
+    command += ["--weights", str(place / "weights" / "kbstyle.safetensors")]
     if not os.environ.get("SKD_TEST_INSTALLED"):  # the process starts elsewhere
         monkeypatch.setenv("PYTHONPATH", str(Path(kbstyle_example.__file__).parents[1]))
     done = subprocess.run(command, input=(place / "c.png").read_bytes(), capture_output=True, timeout=120)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from kbstyle_example.networks import KBStyle, KBStyleConfig, Moments, StyleCode
 from kbstyle_example.tiles import render_tiles, tiles
+from kbstyle_example.weights_file import load_weights
 from skd.errors import ArgumentError
 
 
@@ -18,11 +19,13 @@ def network(*, fine: int = 1, blocks: int = 1) -> KBStyle:
     """Random weights as large as trained ones, so that distant parts of the picture matter."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        net = KBStyle(KBStyleConfig(widths=(4, 6, 8), fine_blocks=fine, content_blocks=blocks, style_blocks=1)).eval()
+        net = KBStyle(KBStyleConfig(widths=(4, 6, 8), fine_blocks=fine, deep_blocks=blocks, style_blocks=1)).eval()
     with torch.no_grad():
         for name, p in net.named_parameters():
             if name.endswith("reach.weight"):
                 p.mul_(3.0)
+            elif name.endswith("film.2.weight"):
+                p.fill_(0.2)
     return net
 
 
@@ -43,7 +46,8 @@ def whole(net: KBStyle, picture: np.ndarray) -> Tensor:
         return net.render(pixels, code(net)).clamp(0, 1).mul(255)
 
 
-@given(height=st.integers(16, 260), width=st.integers(16, 260), side=st.sampled_from([8, 40, 96, 512]))
+@given(height=st.integers(16, 260), width=st.integers(16, 260), side=st.sampled_from([40, 96, 512]))
+@example(height=40, width=57, side=8)
 @settings(max_examples=12, deadline=None)
 def test_tiles_give_the_picture_of_the_whole(height: int, width: int, side: int) -> None:
     net, picture = network(fine=0, blocks=0), photograph(height, width)
@@ -58,6 +62,12 @@ def test_with_blocks_of_long_reach() -> None:
     assert float((found - whole(net, picture)).abs().max()) <= 0.51
 
 
+def test_with_trained_weights() -> None:
+    net, picture = load_weights("teacher"), photograph(560, 40)  # longer than the network reaches
+    found = torch.from_numpy(render_tiles(net, picture, code(net), side=160)).permute(2, 0, 1)[None].float()
+    assert float((found - whole(net, picture)).abs().max()) <= 1
+
+
 def test_the_guard_statistics_of_a_tile_alone_give_another_picture() -> None:
     net, picture = network(fine=0, blocks=0), photograph(160, 160)
     alone = render_tiles(net, np.ascontiguousarray(picture[:, :80]), code(net), side=80)
@@ -67,7 +77,7 @@ def test_the_guard_statistics_of_a_tile_alone_give_another_picture() -> None:
 
 @pytest.mark.parametrize(("fine", "blocks"), [(0, 0), (1, 0), (0, 2), (2, 3)])
 def test_the_reach_is_what_autograd_says(fine: int, blocks: int) -> None:
-    """Known statistics, all weights positive: nothing cancels."""
+    """Known statistics, all weights and features positive: nothing cancels, and nothing ends in a ReLU."""
     net = network(fine=fine, blocks=blocks).double()
     with torch.no_grad():
         for p in net.parameters():
@@ -75,7 +85,7 @@ def test_the_reach_is_what_autograd_says(fine: int, blocks: int) -> None:
     first, second, third = (
         Moments(torch.zeros(1, c, 1, 1).double(), torch.ones(1, c, 1, 1).double()) for c in net.config.widths
     )
-    picture = torch.rand(1, 3, 1024, 16, dtype=torch.double, requires_grad=True)
+    picture = (0.5 + torch.rand(1, 3, 1024, 16, dtype=torch.double)).requires_grad_()
     style = StyleCode(first, second, third)
     result = net.decoder(net.content_encoder(picture), style, [third, second, first])
     farthest = 0

@@ -16,16 +16,18 @@ from torch.nn import functional as F
 
 import skd
 from kbstyle_example import KBStyle, KBStyleConfig
+from kbstyle_example.beginning import scratch
 from kbstyle_example.data import StylePairs
-from kbstyle_example.distill import scratch
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.networks import even_phases
+from kbstyle_example.peers import System, as_system
 from kbstyle_example.perceptual import Perceptual
-from kbstyle_example.train import Trained, train
+from kbstyle_example.train import Trained, one_by_one, train
 from kbstyle_example.validation import style_losses
-from skd.errors import ArgumentError, DataError, FileError
+from kbstyle_example.weights_file import save_weights
+from skd.errors import ArgumentError, DataError, FileError, NonFiniteError, ShapeError
 
-TINY = KBStyleConfig(widths=(4, 5, 6), fine_blocks=1, content_blocks=1, style_blocks=0)
+TINY = KBStyleConfig(widths=(4, 5, 6), fine_blocks=1, deep_blocks=1, style_blocks=0)
 WEIGHTS: dict[str, Any] = {"style_weights": {"fine": 1.0, "coarse": 1.0}, "covariance_weights": {"fine": 0.1}}
 
 
@@ -62,6 +64,10 @@ RECIPE = skd.Recipe(steps=2, channels_last=True)
 def run(pictures: list[Path], out: Path, recipe: skd.Recipe = RECIPE, **options: Any) -> Trained:
     options = {"config": TINY, "crop": 24, "batch_size": 2, "workers": 0, **WEIGHTS, **options}
     return train(pictures[:2], pictures[1:], Fake(), out, recipe=recipe, **options)
+
+
+def negative(sha256: str = "0" * 64) -> System:
+    return System("negative", lambda content, style: 1 - content, sha256, 0, 0, lambda content, style: 0)
 
 
 def log(out: Path) -> list[dict[str, Any]]:
@@ -191,6 +197,103 @@ def test_options_reach_the_task(pictures: list[Path], tmp_path: Path) -> None:
     assert heavy["content"] == 0 < plain["content"]
 
 
+# --- a guide, and a start --------------------------------------------------------------------------------------------
+
+
+def test_the_network_imitates_its_guide(pictures: list[Path], tmp_path: Path) -> None:
+    """A small KBStyle network can be imitated as any other system; what is left of the difference is told."""
+    guide = as_system(scratch(KBStyleConfig(widths=(6, 8, 8)), 8), name="other")
+    recipe = skd.Recipe(steps=40, learning_rate=2e-2, warmup=5, log_every=1, seed=3)
+    weights: dict[str, Any] = {"style_weight": 0.0, "content_weight": 0.0, "feature_weights": {"coarse": 1.0}}
+    run(pictures, tmp_path / "run", recipe, guide=guide, **weights)
+    lines = log(tmp_path / "run")
+    assert lines[0].keys() >= {"pixels", "features"}
+    for term in ("pixels", "features"):
+        assert np.mean([line[term] for line in lines[-5:]]) < 0.6 * np.mean([line[term] for line in lines[:5]]), term
+    samples = StylePairs(pictures[:2], pictures[1:], crop=24, length=2, seed=3)
+    content, style = (torch.stack(each) for each in zip(samples[0], samples[1], strict=True))
+    with torch.no_grad():
+        wanted = torch.cat([guide.run(content[i : i + 1], style[i : i + 1]) for i in range(2)]).clamp(0, 1)
+        apart = scratch(TINY, 3)(content, style).double().numpy() - wanted.double().numpy()
+    assert lines[0]["pixels"] == pytest.approx(10 * np.abs(apart).mean(), rel=1e-4)
+
+
+def test_a_system_guides_one_pair_at_a_time() -> None:
+    seen = []
+
+    def run(content: Tensor, style: Tensor) -> Tensor:
+        seen.append((content, style))
+        return content * style.mean()
+
+    guide = one_by_one(System("scaled", run, "", 0, 0, lambda content, style: 0))
+    content, styles = torch.rand(3, 3, 16, 24), torch.rand(3, 3, 16, 16)
+    expected = content * styles.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(guide(content, styles), expected)
+    assert [(tuple(c.shape), tuple(s.shape)) for c, s in seen] == [((1, 3, 16, 24), (1, 3, 16, 16))] * 3
+    torch.testing.assert_close(guide(content, styles[:1]), content * styles[0].mean())
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda c, s: c[..., 1:], ShapeError, r"odd gave another shape; got \(1, 3, 24, 23\)"),
+        (lambda c, s: c * float("inf"), NonFiniteError, "odd gave a picture with NaN or infinite values"),
+    ],
+)
+def test_guides_that_give_no_pictures(
+    pictures: list[Path], tmp_path: Path, make: Any, error: type[Exception], message: str
+) -> None:
+    odd = System("odd", make, "", 0, 0, lambda content, style: 0)
+    with pytest.raises(error, match=message):
+        run(pictures, tmp_path / "run", guide=odd, feature_weights={})
+
+
+def test_another_guide_is_refused(pictures: list[Path], tmp_path: Path) -> None:
+    run(pictures, tmp_path / "run", guide=negative(), feature_weights={"fine": 1.0})
+    with pytest.raises(FileError, match=r"about\.guide: negative 0+… there, negative 1+… here"):
+        run(pictures, tmp_path / "run", guide=negative("1" * 64), feature_weights={"fine": 1.0})
+    with pytest.raises(FileError, match=r"about\.weights"):
+        run(pictures, tmp_path / "run", guide=negative(), feature_weights={"fine": 2.0})
+    with pytest.raises(FileError, match=r"about\.weights"):
+        run(pictures, tmp_path / "run", guide=negative(), feature_weights={"fine": 1.0}, pixel_weight=5.0)
+    run(pictures, tmp_path / "run", guide=negative(), feature_weights={"fine": 1.0})
+
+
+def test_a_training_begins_with_given_weights(pictures: list[Path], tmp_path: Path) -> None:
+    begun = scratch(TINY, 9)
+    before = {name: value.clone() for name, value in begun.state_dict().items()}
+    save_weights(begun, tmp_path / "begun.safetensors", about={"trained": "1 step"})
+    still = skd.Recipe(steps=1, learning_rate=1e-12, seed=5)
+    done = run(pictures, tmp_path / "still", still, start=begun)
+    kept = torch.load(done.run.last_weights, weights_only=True)
+    for name, value in before.items():
+        torch.testing.assert_close(kept[name], value, atol=1e-9, rtol=0, msg=name)
+        assert torch.equal(begun.state_dict()[name], value)
+    recipe = skd.Recipe(steps=3, seed=5)
+    first = run(pictures, tmp_path / "run", recipe, start=begun)
+    same = run(pictures, tmp_path / "same", recipe, start=tmp_path / "begun.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(first.network.parameters(), same.network.parameters(), strict=True))
+    # The file and the network are the same start: the run is read again.
+    assert run(pictures, tmp_path / "run", recipe, start=tmp_path / "begun.safetensors").run.steps == 3
+    with pytest.raises(FileError, match=r"about\.start: [0-9a-f]{16} there, [0-9a-f]{16} here"):
+        run(pictures, tmp_path / "run", recipe, start=first.network)
+
+
+def test_a_start_of_another_shape_or_that_isnt_there(pictures: list[Path], tmp_path: Path) -> None:
+    message = (
+        r"the weights to start from are of a network of another shape; got widths \(4, 5, 7\),.*; "
+        r"expected widths \(4, 5, 6\),.*Remedy: start from weights of this shape"
+    )
+    with pytest.raises(ArgumentError, match=message):
+        run(pictures, tmp_path / "run", start=scratch(KBStyleConfig(widths=(4, 5, 7)), 0))
+    with pytest.raises(FileError, match=r"there are no such weights; got .*none"):
+        run(pictures, tmp_path / "run", start=tmp_path / "none")
+    assert not (tmp_path / "run").exists()
+
+
+# --- validation, and mistakes ----------------------------------------------------------------------------------------
+
+
 def test_validation_pictures_are_looked_at(pictures: list[Path], tmp_path: Path) -> None:
     recipe = skd.Recipe(steps=4, evaluate_every=2, log_every=4)
     validation = pictures[2:], pictures[2:]
@@ -238,6 +341,8 @@ def test_mistakes_leave_nothing(pictures: list[Path], tmp_path: Path) -> None:
         ({"config": KBStyleConfig(widths=(4, 5, 7))}, "module.shapes"),
         ({"crop": 16}, "about.crop: 24 there, 16 here"),
         ({"style_weight": 7.0}, "about.weights"),
+        ({"guide": negative(), "feature_weights": {}}, "about.guide: none there, negative 0000"),
+        ({"start": scratch(TINY, 9)}, r"about.start: random there, [0-9a-f]{16} here"),
         ({"recipe": replace(RECIPE, seed=1)}, "recipe.seed: 0 there, 1 here"),
     ],
 )

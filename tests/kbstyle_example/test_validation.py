@@ -11,15 +11,16 @@ from PIL import Image
 from torch import Tensor
 
 from kbstyle_example import validation
+from kbstyle_example.beginning import scratch
 from kbstyle_example.data import StylePairs, split
-from kbstyle_example.distill import scratch
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.networks import KBStyle, KBStyleConfig
+from kbstyle_example.perceived import Perceived
 from kbstyle_example.perceptual import VGG
 from kbstyle_example.validation import Folders, differences, pairs_to_validate, style_losses
 from skd.errors import ArgumentError, DataError
 
-TINY = KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, content_blocks=1, style_blocks=0)
+TINY = KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, deep_blocks=1, style_blocks=0)
 
 
 @pytest.fixture
@@ -77,6 +78,24 @@ def test_differences_by_hand(pictures: Folders) -> None:
     found = differences(teacher, pictures, crop=24, seed=2)(student)
     assert found == pytest.approx({"difference": float(np.mean(squares) ** 0.5)}, rel=1e-4)
     assert differences(teacher, pictures, crop=24, seed=2)(teacher) == {"difference": 0.0}
+
+
+def test_the_students_style_stands_over_the_teachers(pictures: Folders) -> None:
+    teacher, student = scratch(TINY, 4), scratch(TINY, 5)
+    trained = task()
+    weights = {"style_weights": trained.style_weights, "covariance_weights": trained.covariance_weights}
+    perceived = Perceived(trained.perceptual, feature_weights={}, **weights)
+    sums = []
+    for network in (teacher, student):
+        each = []
+        for content, style in samples(pictures, 2):
+            with torch.no_grad():
+                terms = trained.losses(network(content, style), content, style).terms
+            each.append(float(terms["style"] + terms["texture"]))
+        sums.append(sum(each))
+    found = differences(teacher, pictures, crop=24, seed=2, perceived=perceived)
+    assert found(student)["style"] == pytest.approx(sums[1] / sums[0], rel=1e-4)
+    assert found(teacher) == {"difference": 0.0, "style": 1.0}
 
 
 def test_it_is_the_network_that_is_given_and_the_crops_stay(pictures: Folders) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
+import json
 import os
 import sys
 import threading
@@ -17,8 +20,10 @@ from PIL import Image
 
 from kbstyle_example import KBStyle, KBStyleConfig, video_reading
 from kbstyle_example import video as video_module
+from kbstyle_example.__main__ import _parser, main
 from kbstyle_example.painting import Painter
 from kbstyle_example.video import stylize_video
+from kbstyle_example.weights_file import save_weights
 from skd.errors import ArgumentError, DataError, FileError, MissingExtraError, ShapeError
 
 av: Any = pytest.importorskip("av")
@@ -31,7 +36,7 @@ TIMES = [0, 100, 200, 350, 400, 700]  # milliseconds: a variable rate
 
 def network() -> KBStyle:
     torch.manual_seed(1)
-    net = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=1, content_blocks=1, style_blocks=1)).eval()
+    net = KBStyle(KBStyleConfig(widths=(4, 5, 6), fine_blocks=1, deep_blocks=1, style_blocks=1)).eval()
     with torch.no_grad():
         net.decoder.output[0].weight.mul_(2)  # noise shows
     return net
@@ -124,9 +129,7 @@ def test_every_frame_is_the_painters_and_times_and_sound_stay(tmp_path: Path) ->
     found, times = read_clip(tmp_path / "out.mkv")
     painter = Painter(PAINTING, network=NET, style_size=32)
     for pixels, result in zip(frames, found, strict=True):
-        content = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        expected = (painter(content)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-        np.testing.assert_array_equal(result, expected)
+        np.testing.assert_array_equal(result, painter(pixels))
     assert times == [t / 1000 for t in TIMES]
     np.testing.assert_array_equal(read_sound(tmp_path / "out.mkv"), tone)
     assert (report.frames, report.failures, report.width, report.height, report.sound) == (6, 0, 47, 33, "copied")
@@ -359,6 +362,83 @@ def test_the_style_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(KBStyle, "encode_style", lambda self, style: calls.append(1) or encode(self, style))
     paint(tmp_path / "in.mkv", tmp_path / "out.mkv")
     assert len(calls) == 1
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_clip(tmp_path / "in.mkv", scenes(4, 32, 48))
+    for name in ("a.png", "b.png"):
+        Image.fromarray(PAINTING if name == "a.png" else PAINTING[::-1] // 2).save(tmp_path / name)
+    Image.fromarray(np.linspace(0, 255, 48).astype(np.uint8)[None].repeat(32, 0)).save(tmp_path / "mask.png")
+    save_weights(NET, tmp_path / "net.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_commands_defaults_are_the_apis() -> None:
+    options = vars(_parser().parse_args(["video", "a.mp4", "--style", "b.png", "-o", "c.mp4"], argparse.Namespace()))
+    defaults = {name: parameter.default for name, parameter in inspect.signature(stylize_video).parameters.items()}
+    assert len(defaults) == 16
+    for name, value in defaults.items():
+        if name not in ("clip", "style", "out", "progress"):
+            assert options[{"network": "weights", "masks": "mask"}.get(name, name)] == value, name
+
+
+def test_every_option_reaches_the_painter(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["video", "in.mkv", "--style", "a.png", "b.png", "-o", "out.mkv", "--weights", "net.safetensors"]
+    command += ["--style-weights", "1", "3", "--mask", "mask.png", "none", "--strength", "0.7", "--keep-colour"]
+    command += ["--style-size", "32", "--paint-size", "40", "--device", "cpu", "--stability", "0.3", "--lossless"]
+    assert main([*command, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.count("\n") == 1
+    facts = json.loads(out)
+    report = stylize_video(
+        "in.mkv",
+        ["a.png", "b.png"],
+        "again.mkv",
+        network="net.safetensors",
+        style_weights=[1, 3],
+        masks=["mask.png", None],
+        strength=0.7,
+        keep_colour=True,
+        style_size=32,
+        paint_size=40,
+        stability=0.3,
+        lossless=True,
+        progress=False,
+    )
+    assert facts == {"clip": "in.mkv", "out": "out.mkv", **report.as_dict()}
+    assert (facts["frames"], facts["width"], facts["height"], facts["flicker"]) == (4, 48, 32, report.flicker)
+    for found, wanted in zip(read_clip(place / "out.mkv")[0], read_clip(place / "again.mkv")[0], strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert main(["video", "in.mkv", "--style", "a.png", "-o", "絵.mp4", "--weights", "net.safetensors"]) == 0
+    assert capsys.readouterr().out.startswith("絵.mp4: 4 frames of 48×32, ")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["missing.mp4", "-o", "out.mkv"], "there is no such clip; got missing.mp4"),
+        (["a.png", "-o", "out.mkv"], "the file is a picture, not a video"),
+        (["in.mkv", "-o", "out.mp4", "--lossless"], "no lossless format for this clip; got out.mp4"),
+        (["in.mkv", "-o", "out.mkv", "--mask", "none", "none"], "masks; got 2 masks; expected 1"),
+        (["in.mkv", "-o", "missing/out.mkv"], "the clip can't be written"),
+    ],
+)
+def test_mistakes_of_the_command(
+    place: Path, capsys: pytest.CaptureFixture[str], changed: list[str], message: str
+) -> None:
+    before = sorted(os.listdir())
+    assert main(["video", *changed, "--style", "a.png", "--weights", "net.safetensors"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert sorted(os.listdir()) == before
 
 
 def test_without_pyav_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

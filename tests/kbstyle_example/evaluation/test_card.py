@@ -15,7 +15,7 @@ from kbstyle_example.perceptual import SqueezeNet
 from kbstyle_example.weights_file import save_weights
 from skd.errors import DataError, FileError
 
-SMALL = KBStyleConfig(widths=(4, 6, 8), fine_blocks=1, content_blocks=1, style_blocks=1)
+SMALL = KBStyleConfig(widths=(4, 6, 8), fine_blocks=1, deep_blocks=1, style_blocks=1)
 CONTENTS, STYLES = [Path("photos/b.jpg"), Path("photos/a.jpg")], [Path("paintings/x.jpg")]
 
 
@@ -63,7 +63,7 @@ def test_the_facts_of_the_file(weights: Path) -> None:
     parameters = sum(p.numel() for p in KBStyle(SMALL).parameters())
     for fact in (
         "# small\n",
-        "| network | widths 4-6-8, fine_blocks 1, content_blocks 1, style_blocks 1 |",
+        "| network | widths 4-6-8, fine_blocks 1, deep_blocks 1, style_blocks 1 |",
         f"| parameters | {parameters:,} |",
         f"| file | {weights.stat().st_size:,} bytes |",
         f"| sha256 | `{hashlib.sha256(weights.read_bytes()).hexdigest()}` |",

@@ -25,7 +25,7 @@ from kbstyle_example.peers import System
 from kbstyle_example.perceptual import Perceptual
 from skd.errors import ArgumentError, DataError, FileError, NonFiniteError
 
-SMALL = KBStyleConfig(widths=(4, 6, 8), fine_blocks=1, content_blocks=1, style_blocks=1)
+SMALL = KBStyleConfig(widths=(4, 6, 8), fine_blocks=1, deep_blocks=1, style_blocks=1)
 
 
 class Tiny(Perceptual):

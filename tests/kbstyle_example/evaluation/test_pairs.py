@@ -73,8 +73,22 @@ def test_pictures_to_measure_are_those_of_the_split(folder: Path) -> None:
         assert found
         assert {split(path) for path in found} == {part}
         assert skipped == {}
+    by_default, _ = pictures_to_measure(folder, size=32)
+    assert {split(path) for path in by_default} == {"validation"}
+
+
+def test_a_folder_never_trained_on_is_measured_whole_or_by_halves(folder: Path) -> None:
     everything, _ = pictures_to_measure(folder, never_trained_on=True, size=32)
     assert len(everything) == 40
+    halves = {
+        part: set(pictures_to_measure(folder, part=part, never_trained_on=True, size=32)[0])  # type: ignore[arg-type]
+        for part in ("validation", "test")
+    }
+    assert all(len(found) > 5 for found in halves.values())
+    assert not halves["validation"] & halves["test"]
+    assert halves["validation"] | halves["test"] == set(everything)
+    for part, found in halves.items():  # nobody tunes on what another folder's split calls a test picture
+        assert {split(path) for path in found} <= {part, "train"}
 
 
 def test_pictures_that_cant_be_used_are_named(folder: Path) -> None:
@@ -91,7 +105,9 @@ def test_pictures_that_cant_be_used_are_named(folder: Path) -> None:
 def test_folders_with_nothing_to_measure(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="pictures for training measure nothing"):
         pictures_to_measure(folder, part="train")
-    with pytest.raises(DataError, match=r"no pictures to measure on .* 40 pictures, 40 for validation, 40 of them not"):
+    with pytest.raises(ArgumentError, match="pictures for training measure nothing"):
+        pictures_to_measure(folder, part="train", never_trained_on=True)
+    with pytest.raises(DataError, match=r"no pictures to measure on .* 40 pictures, 40 for any use, 40 of them not"):
         pictures_to_measure(folder, never_trained_on=True, size=64)
     with pytest.raises(DataError, match="no folder of pictures"):
         pictures_to_measure(tmp_path / "missing")

@@ -23,7 +23,7 @@ from kbstyle_example.peers.system import of_module
 from kbstyle_example.weights_file import save_weights
 from skd.errors import ArgumentError, FileError, MissingExtraError, NonFiniteError, ShapeError
 
-SMALL = KBStyleConfig(widths=(4, 6, 8), fine_blocks=1, content_blocks=1, style_blocks=1)
+SMALL = KBStyleConfig(widths=(4, 6, 8), fine_blocks=1, deep_blocks=1, style_blocks=1)
 
 
 def sha256(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""Which weights of the loss and which shape of the network do what: ``python -m benchmarks.ablations --help``."""

@@ -1,0 +1,97 @@
+"""The student's pictures as a perceptual network sees them, beside SKD's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kbstyle_example.distances import covariance_distance, feature_distance, moment_distance, weighted
+from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, Watching
+from kbstyle_example.perceptual import Perceptual, layer_weights
+from skd.methods import Transfer
+
+
+class Perceived(Watching):
+    """How far pictures are from a teacher's, and from the style of paintings, under a perceptual network.
+
+    Called with (student's picture, teacher's) it is a distance for a `skd.methods.Transfer` of the outputs; `style` is
+    a task's loss. A squared error of pixels alone is least where strokes are blurred, and a blurred picture has
+    another style.
+
+    Parameters
+    ----------
+    perceptual : Perceptual
+        It is frozen here.
+    feature_weight, style_weight : float
+        Of the distance, and of the task's loss; at 0 there is none.
+    style_weights, covariance_weights, feature_weights : mapping of str to float
+        w_l, k_l and f_l of `kbstyle_example.losses`.
+
+    Raises
+    ------
+    ArgumentError
+        A layer that the perceptual network doesn't have, or a weight that is negative or not finite.
+
+    Examples
+    --------
+    >>> from kbstyle_example.perceptual import VGG
+    >>> tiny = VGG("tiny", (4,), stages=((1, "1"),), content_layer="relu1_1")
+    >>> weights = {"relu1_1": 1.0}
+    >>> perceived = Perceived(tiny, style_weights=weights, covariance_weights={}, feature_weights=weights)
+    >>> picture = torch.rand(1, 3, 8, 8)
+    >>> float(perceived(picture, picture)), float(perceived.style(picture, (torch.rand(1, 3, 8, 8), picture)))
+    (0.0, 0.0)
+    """
+
+    divergence = True
+
+    def __init__(
+        self,
+        perceptual: Perceptual,
+        *,
+        feature_weight: float = 1.0,
+        style_weight: float = 1.0,
+        style_weights: Mapping[str, float] = STYLE_WEIGHTS,
+        covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
+        feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
+    ) -> None:
+        super().__init__(perceptual)
+        self.style_weights = layer_weights(perceptual, style_weights)
+        self.covariance_weights = layer_weights(perceptual, covariance_weights)
+        self.feature_weights = layer_weights(perceptual, feature_weights)
+        for weight in (feature_weight, style_weight):
+            layer_weights(perceptual, {perceptual.content_layer: weight})
+        self.feature_weight, self.style_weight = feature_weight, style_weight
+        self._seen: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def transfers(self) -> list[Transfer]:
+        """The row of the outputs, for a distillation."""
+        return [Transfer("features", "", "", distance=self, weight=self.feature_weight)] if self.feature_weight else []
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Σ_l f_l ‖F_l(o) − F_l(t)‖² / ‖F_l(t)‖² of the student's pictures and the teacher's, a scalar."""
+        with torch.no_grad():
+            wanted = self.perceptual(teacher)
+        found = self.perceptual(student)
+        self._seen = student, found  # the same pictures are looked at for their style next
+        return weighted(feature_distance, found, wanted, self.feature_weights)
+
+    def style(self, output: Tensor, batch: Sequence[Tensor]) -> Tensor:
+        """Σ_l w_l L_l + Σ_l k_l K_l of pictures after the paintings of a batch (photographs, paintings), a scalar."""
+        seen, self._seen = self._seen, None
+        found = seen[1] if seen is not None and seen[0] is output else self.perceptual(output)
+        with torch.no_grad():
+            painted = self.perceptual(batch[1])
+        moment = weighted(moment_distance, found, painted, self.style_weights)
+        return moment + weighted(covariance_distance, found, painted, self.covariance_weights)
+
+    def extra_repr(self) -> str:
+        return self.identity()
+
+    def identity(self) -> str:
+        """What tells it from another: the network, its digest, and the layers' weights."""
+        weights: list[Any] = [self.feature_weights, self.style_weights, self.covariance_weights]
+        return " ".join(map(str, (self.perceptual.name, self.perceptual.sha256, *weights)))
