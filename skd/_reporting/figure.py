@@ -69,7 +69,7 @@ def _transfers(report: Report, figure: Any) -> None:
 
 
 def _spectra(report: Report, axes: Any) -> None:
-    """What remains after so many directions, on a logarithmic axis."""
+    """Each direction's share of its side's variance, on a logarithmic axis."""
     for number, spectrum in enumerate(report.spectra):
         for side, line in (("encoder", "-"), ("decoder", "--")):
             values = getattr(spectrum, side)
@@ -93,4 +93,4 @@ def _groups(report: Report, axes: Any) -> None:
     axes.set_xlim(0, 1.02)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_title("compressed: channels and energy kept", fontsize=9)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncol=3)
