@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from skd._compression.calibration import Reader, energy_matrix, measure_inputs, readers
-from skd._compression.graph import Graph, trace_channels
-from skd._compression.groups import MADE_BY_NONE, Group, find_groups, tied
+from skd._compression.choices import Choice
+from skd._compression.graph import Graph
+from skd._compression.groups import INPUT, OUTPUT, Group, celled, find_groups, tied, unseen_groups
 from skd._compression.narrowing import find_breaking
-from skd._compression.projection import Choice
+from skd._compression.tracing import trace_channels
 from skd._measuring import arguments, quiet
 from skd.errors import DataError
 from skd.moments import Moments
@@ -60,6 +61,7 @@ class Analysis:
     moments: Mapping[str, Moments]
     choices: Mapping[int, Choice]
     notes: tuple[str, ...] = field(default=())
+    forced: Mapping[int, str | None] = field(default_factory=dict)  # whole, were it not for a factory: why
 
 
 def run_once(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[nn.Module], Any]:
@@ -104,21 +106,27 @@ def analyse(
         for number, reason in broken.items():
             for k in units[number]:
                 groups[k] = replace(groups[k], whole=reason)
+    else:
+        groups += unseen_groups(graph, teacher)
+    forced = {} if verified else {k: group.whole for k, group in enumerate(groups) if group.whole not in (None, INPUT)}
+    for k, reason in forced.items():
+        if reason == OUTPUT:
+            groups[k] = celled(replace(groups[k], whole=None), dict(teacher.named_modules()))
     wanted = readers(teacher, groups)
     moments = measure_inputs(teacher, wanted, data, data.inputs)
     choices = {}
     for k, group in enumerate(groups):
         if group.whole is None:
             matrix = _matrix(group, wanted, moments, graph, spectra)
-            if matrix is None:
-                groups[k] = replace(group, whole="what reads it can't be measured")
-            else:
+            if matrix is not None:
                 choices[k] = Choice(matrix, group, rotated=rotated and group.rotatable)
-        elif group.whole == MADE_BY_NONE and not verified:
+            elif verified:
+                groups[k] = replace(group, whole="what reads it can't be measured")
+        if k not in choices and not verified and group.whole != INPUT:  # the factory decides
             groups[k] = replace(group, whole=None)
             choices[k] = Choice.evenly(group)
     units = tied(groups, teacher, ties)
-    return Analysis(graph, tuple(groups), tuple(map(tuple, units)), wanted, moments, choices, tuple(notes))
+    return Analysis(graph, tuple(groups), tuple(map(tuple, units)), wanted, moments, choices, tuple(notes), forced)
 
 
 def _taps(pair: Any) -> tuple[Tap, ...]:

@@ -154,6 +154,9 @@ class Costs:
                     f"the built network has another number of channels in {group.name!r}",
                     got=width,
                     expected=f"{group.width}, as they are {group.whole}" if fixed else f"1 to {group.width}",
+                    remedy="they are computed from the input, not by a layer: keep this width in build"
+                    if fixed
+                    else None,
                 )
         return widths
 

@@ -102,7 +102,7 @@ class Factory:
             tables, problem = self._tables(place, probes, costs)
             if problem is not None and not exact:
                 tables, problem = self._tables(place, every, costs)
-            if problem is not None and list(tables) == [full]:
+            if problem is not None and list(tables) == [full] and len(every) > 1:
                 raise CompressionError(
                     f"build fails at every number {place + 1} of the widths but the teacher's",
                     got=problem,
@@ -148,9 +148,14 @@ class Factory:
             try:
                 sizes = self.sizes([*self.full[:place], value, *self.full[place + 1 :]])
             except Exception as error:  # its own checks: not every width can be built
-                problem = f"{type(error).__name__}: {error}"
+                problem = problem or f"{type(error).__name__}: {error}"
                 continue
-            tables[value] = costs.infer(sizes)
+            try:
+                tables[value] = costs.infer(sizes)
+            except CompressionError as error:  # another network there: a shortcut where two widths are equal
+                problem = f"{type(error).__name__}: {error}"
+                if value == full:
+                    raise
         return tables, problem
 
     def filled(self, values: Sequence[int], start: nn.Module) -> nn.Module:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from skd._compression.graph import LINEAR, Atom, Graph
-from skd._compression.layers import Port, blocks_of
+from skd._compression.layers import Port, blocks_of, ports_of
 
 # Operations of attention: what goes in is cut into heads, and its number of channels sets a temperature.
 ATTENTION = ("ScaledDotProduct", "Softmax", "Bmm", "Baddbmm")
 
+INPUT, OUTPUT = "the network's input", "the network's output"
 MADE_BY_NONE = "no layer makes it"  # positions' or times' sines, say
+UNSEEN = "no gradient passes it"  # no output depends on its layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ def find_groups(graph: Graph, model: nn.Module) -> tuple[Group, ...]:
         )
         group = dataclasses.replace(group, whole=_why_whole(group, atoms[0], modules))
         if group.whole is None:
-            group = _celled(group, modules)
+            group = celled(group, modules)
         operations = set().union(*(atom.operations for atom in atoms))
         if group.whole is None and any(word in name for name in operations for word in ATTENTION):
             group = dataclasses.replace(group, heads=True)
@@ -102,13 +104,28 @@ def find_groups(graph: Graph, model: nn.Module) -> tuple[Group, ...]:
     return tuple(groups)
 
 
+def unseen_groups(graph: Graph, model: nn.Module) -> tuple[Group, ...]:
+    """The sides of layers that no output depends on, each a group: a factory may make them narrower all the same."""
+    return tuple(
+        Group(
+            layer,
+            width,
+            {Port(layer, side): torch.arange(width)[:, None]},
+            torch.zeros(width, dtype=torch.long),
+            whole=UNSEEN,
+        )
+        for layer in graph.unseen
+        for side, width in ports_of(model.get_submodule(layer)).items()
+    )
+
+
 def _why_whole(group: Group, atom: Atom, modules: Mapping[str, nn.Module]) -> str | None:
     if atom.outer:
-        return "the network's output"
+        return OUTPUT
     if atom.lost:
         return "its channels can't be followed through the operations after it"
     if atom.inner:
-        return "the network's input"
+        return INPUT
     if all(port.side == "in" for port in group.ports):
         return MADE_BY_NONE
     if group.width == 1:
@@ -125,7 +142,7 @@ def _why_whole(group: Group, atom: Atom, modules: Mapping[str, nn.Module]) -> st
     return None
 
 
-def _celled(group: Group, modules: Mapping[str, nn.Module]) -> Group:
+def celled(group: Group, modules: Mapping[str, nn.Module]) -> Group:
     """The group with the cells that the blocks of its layers cut it into."""
     keys = [tuple[int, ...]() for _ in range(group.width)]
     for port, positions in group.ports.items():
