@@ -12,6 +12,7 @@ from skd._compression.analysis import Analysis, Data, analyse
 from skd._compression.budget import file_bytes, parse_size, sizes_of
 from skd._compression.costs import Costs
 from skd._compression.factory import Factory
+from skd._compression.foreign import plain, restore
 from skd._compression.outcome import output_energy
 from skd._compression.plan import Plan, given_widths, names_of, pair_widths
 from skd._compression.projection import project
@@ -134,6 +135,7 @@ def compress(
         if not ratio >= 1:
             raise ArgumentError("a ratio says how many times smaller", got=ratio, expected="1 or more")
         budget = int(teacher_bytes / ratio)
+    teacher = plain(teacher)
     source = Data.of(data, inputs, batches)
     factory = None if build is None else Factory(build, full or pair_widths(spectra), teacher, dtype)
     found = analyse(teacher, spectra, source, rotated=bases == "rotated", verified=factory is None)
@@ -153,7 +155,7 @@ def compress(
     )
     if factory is not None:
         student = factory.filled(plan.picked, student)
-    student.eval()
+    restore(student).eval()
     names = names_of(found)
     notes = [
         f"{names[k]}: narrowed by build, though it is {reason}"

@@ -19,27 +19,32 @@ from benchmarks.zoo.entries import ENTRIES
 from benchmarks.zoo.measuring import STEPS, alone, measured
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "zoo.json"
-HEAD = ("network", "parameters", "pairs", f"loss, {STEPS} steps", "one graph", "without skd", "compress")
+HEAD = (
+    *("network", "pairs", "narrowed by", "teacher", "budget", "student", "energy kept"),
+    *(f"loss, {STEPS} steps", "one graph", "without skd"),
+)
 
 
 def row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     """The cells of one network."""
     if "skipped" in found:
         return (name, found["skipped"], *[""] * (len(HEAD) - 2))
-    teacher, student = found["parameters"]
     drawn = "as drawn" if not found["differences"] else "; ".join(found["differences"])
     if found["ambiguous"]:
         drawn += ", said to be ambiguous"
-    before, after = found["loss"]
-    wrong = found.get("alone")
+    made, (before, after), wrong = found["compress"], found["loss"], found.get("alone")
+    if "refused" in made:
+        narrowed = ("refused", "-", "-", "-", "-")
+    else:
+        sizes = (f"{made[name]:,}" for name in ("teacher", "budget", "bytes"))
+        narrowed = (made["by"], *sizes, f"{made['energy']:.0%}")
     return (
         name,
-        f"{teacher:,} → {student:,}",
         f"{found['pairs']} {drawn}",
+        *narrowed,
         f"{before:.3g} → {after:.3g}",
         found["graph"] or "-",
         "-" if wrong is None else "same" if wrong == 0 else f"{wrong:.1g} off",
-        "-" if found["compress"] is None else json.dumps(found["compress"]),
     )
 
 

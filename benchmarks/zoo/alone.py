@@ -1,4 +1,7 @@
-"""Students of the zoo without skd: built by their own library, loaded from their weights, asked the same again."""
+"""Students of the zoo without skd: asked the same again.
+
+Built by their own library and filled with their weights, or loaded as an exported program.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,12 @@ def answers(folder: str) -> None:
         if not path.exists():
             continue
         kept = torch.load(path, weights_only=True)
-        student = entry.build(1)
-        student.load_state_dict(kept["weights"])
-        student.eval()
+        if "widths" in kept:
+            student = entry.make(kept["widths"])
+            student.load_state_dict(kept["weights"])
+            student.eval()
+        else:
+            student = torch.export.load(path.with_suffix(".pt2")).module()
         torch.manual_seed(SEED)
         given = kept["given"]
         with torch.no_grad():

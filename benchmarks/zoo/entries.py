@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,10 @@ class Entry:
     ----------
     name : str
         Of the entry, its expected pairing and its row in the table.
-    build : callable
-        Given 2 the teacher, given 1 a student of half its width, of the same class, with random weights.
+    make : callable
+        Given widths a network with random weights, always of the same class.
+    full : sequence or mapping of int
+        The teacher's widths.
     inputs : callable
         One batch of random data.
     package : str
@@ -36,15 +38,32 @@ class Entry:
         The tap of what it is for, where it returns more than one tensor.
     unused : str
         A layer that it runs for nothing, as no output needs it; frozen, since it gets no gradient.
+    ratio : float
+        How many times smaller than the teacher's the compressed student's file has to be.
+    refused : str
+        What `compress` says where it can't, a regular expression; a student of half the width stands in.
     """
 
     name: str
-    build: Callable[[int], nn.Module]
+    make: Callable[[Any], nn.Module]
+    full: Sequence[int] | Mapping[str, int]
     inputs: Callable[[], Example]
     package: str = ""
     needs: str = ""
     output: str = ""
     unused: str = ""
+    ratio: float = 4.0
+    refused: str = ""
+
+    def widths(self, k: int) -> Any:
+        """Given 2 the teacher's, given 1 half of them."""
+        if isinstance(self.full, Mapping):
+            return {name: width * k // 2 for name, width in self.full.items()}
+        return tuple(width * k // 2 for width in self.full)
+
+    def build(self, k: int) -> nn.Module:
+        """Given 2 the teacher, given 1 a student of half its width."""
+        return self.make(self.widths(k))
 
     @property
     def missing(self) -> str:
@@ -72,20 +91,20 @@ def _transformers(name: str, config: str, **options: Any) -> nn.Module:
     return made
 
 
-def _vision(k: int) -> nn.Module:
+def _vision(widths: Mapping[str, int]) -> nn.Module:
     """Pictures to text: 16 patches and a class token, and a decoder of another width and depth."""
     encoder = _class("transformers", "ViTConfig")(
         image_size=16,
         patch_size=4,
-        hidden_size=16 * k,
+        hidden_size=widths["hidden_size"],
         num_hidden_layers=3,
         num_attention_heads=2,
-        intermediate_size=32 * k,
+        intermediate_size=widths["intermediate_size"],
     )
     decoder = _class("transformers", "GPT2Config")(
         vocab_size=29,
         n_positions=16,
-        n_embd=12 * k,
+        n_embd=widths["n_embd"],
         n_layer=2,
         n_head=2,
         is_decoder=True,
@@ -115,71 +134,77 @@ def _tokens(vocabulary: int) -> Callable[[], Example]:
 
 
 def _noisy() -> Example:
-    return {"sample": torch.randn(2, 3, 16, 16), "timestep": torch.tensor([3, 40])}
+    """Eight pictures: a layer of the time's embedding is given one position each."""
+    return {"sample": torch.randn(8, 3, 16, 16), "timestep": torch.randint(1000, (8,))}
 
 
 def _pictures_and_text() -> Example:
     return {"pixel_values": torch.randn(2, 3, 16, 16), "decoder_input_ids": torch.randint(2, 29, (2, 7))}
 
 
-_BLOCKS = {"layers_per_block": 1, "norm_num_groups": 4}
+_BLOCKS = {"layers_per_block": 1, "norm_num_groups": 2}
 
 
 ENTRIES = (
     Entry(
         "monai-unet",
-        lambda k: _monai(
+        lambda w: _monai(
             name="UNet",
             spatial_dims=2,
             in_channels=1,
             out_channels=2,
-            channels=(4 * k, 8 * k, 16 * k, 32 * k),
+            channels=w,
             strides=(2, 2, 2),
             num_res_units=2,
         ),
+        (8, 16, 32, 64),
         _maps(1, 32, 48),
         "monai",
     ),
     Entry(
         "monai-attentionunet",
-        lambda k: _monai(
+        lambda w: _monai(
             name="AttentionUnet",
             spatial_dims=2,
             in_channels=1,
             out_channels=2,
-            channels=(4 * k, 8 * k, 16 * k),
+            channels=w,
             strides=(2, 2),
         ),
+        (8, 16, 32),
         _maps(1, 32, 48),
         "monai",
     ),
     Entry(
         "monai-segresnet",
-        lambda k: _monai(
+        lambda w: _monai(
             name="SegResNet",
             spatial_dims=3,
-            init_filters=8 * k,
+            init_filters=w[0],
             in_channels=1,
             out_channels=2,
             blocks_down=(1, 2, 2),
             blocks_up=(1, 1),
         ),
+        (16,),  # in steps of 8, its norms' groups: a half of it is 3.97 times smaller
         _maps(1, 12, 16, 8),
         "monai",
+        ratio=3.9,
     ),
     Entry(
         "monai-autoencoderkl",
-        lambda k: _monai(
+        lambda w: _monai(
             name="AutoencoderKL",
             spatial_dims=2,
             in_channels=1,
             out_channels=1,
             latent_channels=3,
-            channels=(4 * k, 8 * k, 8 * k),
+            channels=(w[0], w[1], w[1]),  # another number at the end would add a layer, so the two are one width
             num_res_blocks=1,
             attention_levels=(False, False, True),
-            norm_num_groups=4,
+            norm_num_groups=2,
         ),
+        (8, 16),
         _maps(1, 32, 48),
         "monai",
         needs="einops",
@@ -187,101 +212,102 @@ ENTRIES = (
     ),
     Entry(
         "diffusers-autoencoderkl",
-        lambda k: _diffusers(
+        lambda w: _diffusers(
             name="AutoencoderKL",
-            block_out_channels=(4 * k, 8 * k, 16 * k),
+            block_out_channels=w,
             latent_channels=4,
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
             **_BLOCKS,
         ),
+        (8, 16, 32),
         _maps(3, 16, 32),
         "diffusers",
     ),
     Entry(
         "diffusers-vqmodel",
-        lambda k: _diffusers(
+        lambda w: _diffusers(
             name="VQModel",
-            block_out_channels=(4 * k, 8 * k),
+            block_out_channels=w,
             latent_channels=3,
             down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2,
             num_vq_embeddings=16,
             **_BLOCKS,
         ),
+        (8, 16),
         _maps(3, 16, 32),
         "diffusers",
         output="['sample']",
     ),
     Entry(
         "diffusers-unet2dmodel",
-        lambda k: _diffusers(
+        lambda w: _diffusers(
             name="UNet2DModel",
             sample_size=16,
-            block_out_channels=(4 * k, 8 * k, 16 * k),
+            block_out_channels=(8, *w),  # the first is that of the time's code, too: computed, by no layer
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
             attention_head_dim=4,
             up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
             **_BLOCKS,
         ),
+        (16, 32),
         _noisy,
         "diffusers",
     ),
     Entry(
         "transformers-t5",
-        lambda k: _transformers(
+        lambda w: _transformers(
             name="T5ForConditionalGeneration",
             config="T5Config",
+            **w,
             vocab_size=31,
-            d_model=16 * k,
             d_kv=8,
-            d_ff=32 * k,
             num_layers=3,
             num_decoder_layers=3,
             num_heads=2,
         ),
+        {"d_model": 32, "d_ff": 64},
         _tokens(31),
         "transformers",
         output="['logits']",
     ),
     Entry(
         "transformers-bart",
-        lambda k: _transformers(
+        lambda w: _transformers(
             name="BartForConditionalGeneration",
             config="BartConfig",
+            **w,
             vocab_size=31,
-            d_model=16 * k,
             encoder_layers=4,
             decoder_layers=2,
             encoder_attention_heads=2,
             decoder_attention_heads=2,
-            encoder_ffn_dim=32 * k,
-            decoder_ffn_dim=32 * k,
             max_position_embeddings=16,
         ),
+        {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
         _tokens(31),
         "transformers",
         output="['logits']",
     ),
     Entry(
         "transformers-marian",
-        lambda k: _transformers(
+        lambda w: _transformers(
             name="MarianMTModel",
             config="MarianConfig",
+            **w,
             vocab_size=31,
-            d_model=16 * k,
             encoder_layers=2,
             decoder_layers=2,
             encoder_attention_heads=2,
             decoder_attention_heads=2,
-            encoder_ffn_dim=32 * k,
-            decoder_ffn_dim=32 * k,
             max_position_embeddings=16,
             pad_token_id=0,
             eos_token_id=1,
             decoder_start_token_id=0,
             forced_eos_token_id=1,
         ),
+        {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
         _tokens(31),
         "transformers",
         output="['logits']",
@@ -289,14 +315,20 @@ ENTRIES = (
     Entry(
         "transformers-vit-gpt2",
         _vision,
+        {"hidden_size": 32, "intermediate_size": 64, "n_embd": 24},
         _pictures_and_text,
         "transformers",
         output="['logits']",
         unused="encoder.pooler",
     ),
-    Entry("autoencoder", lambda k: networks.Autoencoder(4 * k), _maps(3, 32, 48)),
-    Entry("vae", lambda k: networks.VAE(4 * k), _maps(1, 32, 32), output="[0]"),
-    Entry("srresnet", lambda k: networks.SRResNet(8 * k), _maps(3, 12, 16)),
-    Entry("speech-unet", lambda k: networks.SpeechUNet(4 * k), _maps(1, 512)),
-    Entry("unet3d", lambda k: networks.UNet3d(4 * k), _maps(1, 9, 14, 12)),
+    Entry(
+        "autoencoder",
+        lambda w: networks.Autoencoder(*w),
+        (8,),
+        _maps(3, 32, 48),
+    ),
+    Entry("vae", lambda w: networks.VAE(*w), (8,), _maps(1, 32, 32), output="[0]"),
+    Entry("srresnet", lambda w: networks.SRResNet(*w), (16,), _maps(3, 12, 16)),
+    Entry("speech-unet", lambda w: networks.SpeechUNet(*w), (8,), _maps(1, 512), ratio=1.6),  # its LSTM stays whole
+    Entry("unet3d", lambda w: networks.UNet3d(*w), (8,), _maps(1, 9, 14, 12)),
 )

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 import skd
-from benchmarks.zoo.alone import SEED, answer
 from benchmarks.zoo.entries import Entry, Example
-from skd.methods import Transfer
+from benchmarks.zoo.trials import Trial, arguments, call
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRINGS = Path(__file__).parent / "pairings"
-BATCHES, CALIBRATION = 2, 8  # 16 calibration samples suffice for every layer's covariance
+BATCHES = 2  # that are learned from
 STEPS, RATE = 10, 2e-3
 
 Drawn = tuple[str, str, str, int, int]
@@ -42,13 +41,6 @@ class Expected:
         return cls(tuple(map(tuple, data["pairs"])), data["bottleneck"], data.get("ambiguous"))
 
 
-def call(model: nn.Module, given: Example) -> Any:
-    """The model's output: a tensor is one argument, a tuple several, a dict keyword arguments."""
-    if isinstance(given, dict):
-        return model(**given)
-    return model(*given) if isinstance(given, tuple) else model(given)
-
-
 def differences(model: nn.Module, given: Example, found: skd.Pairing, expected: Expected) -> list[str]:
     """Where a pairing isn't the expected one; empty where it is.
 
@@ -65,7 +57,7 @@ def differences(model: nn.Module, given: Example, found: skd.Pairing, expected: 
     wrong = [f"{what}: {tap} and not {layer}" for what, tap, layer in both if (tap is None) != (layer is None)]
     known = [(what, skd.Tap.of(str(tap)), skd.Tap.of(layer)) for what, tap, layer in both if tap and layer]
     taps = skd.Taps(model, [tap for _, *sides in known for tap in sides])
-    args, kwargs = _arguments(given)
+    args, kwargs = arguments(given)
     with torch.inference_mode():  # where features are copied before a later layer changes them in place
         features = taps(*args, **kwargs)[1]
     wrong += [f"{what}: {tap} and not {layer}" for what, tap, layer in known if not _same(features, tap, layer)]
@@ -76,26 +68,6 @@ def _same(features: dict[skd.Tap, Tensor], one: skd.Tap, other: skd.Tap) -> bool
     return torch.equal(features[one], features[other])
 
 
-def _arguments(given: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(given, dict):
-        return (), given
-    return (given if isinstance(given, tuple) else (given,)), {}
-
-
-def distiller_of(entry: Entry) -> tuple[skd.Distiller, list[Example]]:
-    """A teacher, a student of half its width, both sides of every pair, and the output; and a few batches."""
-    torch.manual_seed(0)
-    teacher, student = entry.build(2), entry.build(1)
-    batches = [entry.inputs() for _ in range(CALIBRATION)]
-    pairing = skd.pair(teacher, batches[0])
-    spectra = skd.measure(teacher, pairing, batches)
-    method = skd.methods.SKD(skd.match(pairing, skd.pair(student, batches[0])), spectra, output=0.0)
-    output = Transfer("output", entry.output, entry.output, distance=skd.distances.normalised_mse)
-    if entry.unused:
-        student.get_submodule(entry.unused).requires_grad_(False)
-    return skd.Distiller(teacher, student, [*method.transfers(), output]), batches[:BATCHES]
-
-
 def total(distiller: skd.Distiller, batches: Sequence[Example]) -> float:
     """The loss over all batches as it is trained, in train mode, and with the same random numbers each time.
 
@@ -104,7 +76,7 @@ def total(distiller: skd.Distiller, batches: Sequence[Example]) -> float:
     distiller.train()
     torch.manual_seed(1)
     with torch.no_grad():
-        return sum(call(distiller, batch).losses.values()["total"] for batch in batches)
+        return sum(float(call(distiller, batch).losses.values()["total"]) for batch in batches)
 
 
 def train(distiller: skd.Distiller, batches: Sequence[Example], steps: int = STEPS) -> tuple[float, float]:
@@ -139,16 +111,6 @@ def graph(distiller: skd.Distiller, batch: Example, backend: str = "eager") -> t
     return losses[0], losses[1]
 
 
-def save(entry: Entry, student: nn.Module, folder: Path) -> None:
-    """The student's weights, and what it answers to one batch: all that `alone` needs."""
-    batch = entry.inputs()
-    student.eval()
-    torch.manual_seed(SEED)
-    with torch.no_grad():
-        value = answer(call(student, batch), entry.output)
-    torch.save({"weights": student.state_dict(), "given": batch, "answer": value}, folder / f"{entry.name}.pt")
-
-
 # Run in a process of its own, where `import skd` is an error.
 _ALONE = """
 import sys
@@ -175,23 +137,40 @@ def alone(folder: Path) -> dict[str, float]:
 
 def measured(entry: Entry, folder: Path, *, compiled: bool = True) -> dict[str, Any]:
     """One row of the table; the student is left in the folder."""
-    torch.manual_seed(0)
-    teacher, expected = entry.build(2).eval(), Expected.of(entry.name)
-    given = entry.inputs()
-    found = skd.pair(teacher, given)
-    distiller, batches = distiller_of(entry)
+    trial, expected = Trial(entry), Expected.of(entry.name)
+    compressed = outcome(trial, folder)
+    batches = trial.batches[:BATCHES]
+    distiller = trial.distiller()
     before, after = train(distiller, batches)
-    student = distiller.student
-    save(entry, student, folder)
+    trial.save(folder)
     return {
-        "parameters": [sum(p.numel() for p in net.parameters()) for net in (teacher, student)],
-        "pairs": len(found),
-        "differences": differences(teacher, given, found, expected),
+        "parameters": [sum(p.numel() for p in net.parameters()) for net in (trial.teacher, trial.student)],
+        "pairs": len(trial.pairing),
+        "differences": differences(trial.teacher, trial.batches[0], trial.pairing, expected),
         "ambiguous": expected.ambiguous,
+        "compress": compressed,
         "loss": [before, after],
         "graph": in_one_graph(distiller, batches[0]) if compiled else None,
-        "compress": compressed(entry, teacher),
     }
+
+
+def outcome(trial: Trial, folder: Path) -> dict[str, Any]:
+    """What compress made: its way, budget and bytes as saved, the next size up, the output's energy, what is whole."""
+    done = trial.done
+    if done is None:
+        return {"refused": trial.refusal}
+    return {
+        "by": "build" if trial.entry.package else "itself",
+        "teacher": done.teacher_bytes,
+        "budget": done.budget,
+        "bytes": trial.size(folder),
+        "next": done.next_bytes,
+        "energy": done.output_energy,
+        "whole": sorted({row.whole for row in done.rows if row.whole} - ENDS),
+    }
+
+
+ENDS = {"the network's input", "the network's output"}  # whole in every network
 
 
 def in_one_graph(distiller: skd.Distiller, batch: Example) -> str:
@@ -201,8 +180,3 @@ def in_one_graph(distiller: skd.Distiller, batch: Example) -> str:
     except torch._dynamo.exc.TorchDynamoException as error:
         return "no: " + " ".join(str(error).split("\n\n")[0].split())[:160]
     return "yes" if abs(plain - whole) <= 1e-5 * abs(plain) else f"no: the loss is {whole} and not {plain}"
-
-
-def compressed(entry: Entry, teacher: nn.Module) -> dict[str, Any] | None:
-    """The place of compress's columns: budget and size in bytes, energy kept. None until it takes part."""
-    return None

@@ -96,7 +96,8 @@ class BLSTM(nn.Module):
         self.linear = nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.lstm(x.permute(2, 0, 1))[0]).permute(1, 2, 0)
+        out: Tensor = self.linear(self.lstm(x.permute(2, 0, 1))[0])
+        return out.permute(1, 2, 0)
 
 
 class SpeechUNet(nn.Module):

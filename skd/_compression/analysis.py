@@ -22,6 +22,8 @@ from skd.moments import Moments
 from skd.spectra import PairSpectra, Spectra
 from skd.taps import Tap
 
+HEADS = "queries, keys and values of an attention, whose number of heads is unknown"
+
 
 @dataclass(frozen=True)
 class Data:
@@ -100,7 +102,7 @@ def analyse(
             )
         ties.append(sorted(set().union(*sides)))
     if verified:
-        groups = [replace(g, whole="queries, keys and values of an attention") if g.heads else g for g in groups]
+        groups = [replace(g, whole=HEADS) if g.heads and not g.head_count and g.whole is None else g for g in groups]
         units = tied(groups, teacher, ties)
         broken = find_breaking(teacher, groups, units, run_once(args, kwargs))
         for number, reason in broken.items():

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from skd._compression.analysis import Analysis
+from skd._compression.attention import even_scales
 from skd._compression.budget import Size, sizes_of
 from skd._compression.costs import Costs
+from skd._compression.foreign import replace, restore
 from skd._compression.widths import Unit, worth
 from skd.errors import ArgumentError, CompressionError
 
@@ -61,11 +63,11 @@ class Factory:
         return dict(zip(self.keys, values, strict=True)) if self.keys is not None else tuple(values)
 
     def network(self, values: Sequence[int]) -> nn.Module:
-        """The network with these widths."""
+        """The network with these widths, of plain layers (see `foreign`)."""
         model = self.build(self.given(values))
         if not isinstance(model, nn.Module):
             raise ArgumentError("build must return a network", got=type(model).__name__, expected="an nn.Module")
-        return model
+        return replace(model)
 
     def sizes(self, values: Sequence[int]) -> dict[str, Size]:
         """Its tensors, without their memory where the network can be made so."""
@@ -177,4 +179,5 @@ class Factory:
         if reference is not None:
             student.to(reference.device, reference.dtype)
             student.load_state_dict(start.state_dict())
-        return student.eval()
+        even_scales(start, student)
+        return restore(student).eval()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from skd._compression.attention import cells_of, heads_of
 from skd._compression.graph import LINEAR, Atom, Graph
 from skd._compression.layers import Port, blocks_of, ports_of
 
@@ -39,6 +40,8 @@ class Group:
         Their numbers in the graph.
     heads : bool
         They are queries, keys or values of an attention.
+    head_count : int
+        Of how many heads; 0 where no attribute of their module says.
     rotatable : bool
         All between its layers is linear and alike for all channels, so that a basis may mix them.
     whole : str or None
@@ -51,6 +54,7 @@ class Group:
     cells: Tensor
     atoms: tuple[int, ...] = ()
     heads: bool = False
+    head_count: int = 0
     rotatable: bool = False
     whole: str | None = None
 
@@ -96,6 +100,9 @@ def find_groups(graph: Graph, model: nn.Module) -> tuple[Group, ...]:
         operations = set().union(*(atom.operations for atom in atoms))
         if group.whole is None and any(word in name for name in operations for word in ATTENTION):
             group = dataclasses.replace(group, heads=True)
+            count = heads_of(model, group.layers, group.width)
+            if count and group.step == 1 and all(places.shape[1] == 1 for places in group.ports.values()):
+                group = dataclasses.replace(group, head_count=count, cells=cells_of(group.width, count))
         rotatable = all(name.startswith(LINEAR) for name in operations) and not any(
             port.side == "both" or blocks_of(modules[port.layer], port.side) > 1 or port.layer in shared
             for port in group.ports

@@ -1,4 +1,4 @@
-"""Index maps that torch-pruning 1.6 hasn't or gets wrong: pixel shuffle, concatenation of all kinds, split."""
+"""Index maps that torch-pruning 1.6 hasn't or gets wrong: pixel shuffle, gates, concatenation of all kinds, split."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ def correct(graph: Any, joins: Mapping[Any, tuple[int, list[tuple[int, ...]]]]) 
             _blocks(node, node.grad_fn._saved_upscale_factor**2, growing=False)
         elif _name(node).startswith("PixelUnshuffle"):
             _blocks(node, node.grad_fn._saved_downscale_factor**2, growing=True)
+        elif _name(node).startswith("Glu"):
+            _halves(node, node.grad_fn._saved_self.shape, node.grad_fn._saved_dim)
         elif node.grad_fn in joins:
             _join(node, *joins[node.grad_fn])
     for node in splits:  # after the joins, whose maps come first on the way back
@@ -50,6 +52,22 @@ def _blocks(node: Any, count: int, *, growing: bool) -> None:
         return [pair._replace(idx=pair.idx // count) for pair in pairs]
 
     _between(node, into=many if growing else one, back=one if growing else many)
+
+
+def _halves(node: Any, shape: Sequence[int], dim: int) -> None:
+    """A gate: channel c of the result is made of channels c and c + half of what goes in."""
+    dim = dim if dim < len(shape) else dim - 2**64 + len(shape)  # as autograd keeps a negative one
+    if not _along_channels(node, len(shape), dim):
+        return
+    half = shape[dim] // 2
+
+    def both(pairs: Sequence[Any]) -> list[Any]:
+        return [pair._replace(idx=pair.idx + k) for pair in pairs for k in (0, half)]
+
+    def one(pairs: Sequence[Any]) -> list[Any]:
+        return [pair._replace(idx=pair.idx % half) for pair in pairs]
+
+    _between(node, into=one, back=both)
 
 
 def _between(node: Any, into: IndexMap, back: IndexMap) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skd._compression import attention
 from skd._compression.groups import Group
 from skd._compression.layers import Port, is_depthwise, narrow, ports_of
 from skd._values import tensors
@@ -60,6 +61,9 @@ def narrowed(model: nn.Module, groups: Sequence[Group], keep: Keep) -> nn.Module
             twin.get_submodule(owner)._parameters[name] = nn.Parameter(new, requires_grad=old.requires_grad)
         else:
             narrow(module, sides)
+    for k, atoms in keep.items():
+        if groups[k].head_count:
+            attention.resize(twin, groups[k].layers, groups[k].width, len(atoms))
     for places in sharing:
         owner, _, name = places[0].rpartition(".")
         first = twin.get_submodule(owner)._parameters[name]

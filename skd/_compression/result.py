@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,7 +133,9 @@ class Compressed:
         FileError
             It can't be written.
         """
-        program = torch.export.export(self.student, args, kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # recurrent layers put their weights in place, which export remarks upon
+            program = torch.export.export(self.student, args, kwargs)
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         write_atomically(path, buffer.getvalue())

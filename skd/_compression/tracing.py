@@ -110,7 +110,8 @@ class _Watch(TorchFunctionMode):
         """A float tensor from outside, with a gradient's function, so that the graph shows it; others as they are."""
         if isinstance(value, Tensor) and value.is_floating_point() and value.grad_fn is None:
             seen = value.detach().clone().requires_grad_() * 1.0
-            self.given.add(seen.grad_fn)
+            if value.numel() > 0:  # an empty cache brings no channels
+                self.given.add(seen.grad_fn)
             return seen
         if type(value) in (tuple, list):
             return type(value)(self.followed(member) for member in value)

@@ -171,3 +171,48 @@ def test_the_proof_notices_wrong_positions() -> None:
     reader = next(port for port in groups[k].ports if port.side == "in")
     groups[k].ports[reader] = groups[k].ports[reader].flip(0)
     assert "depends" in (_difference(net, groups, keep, lambda model: model(example)) or "")
+
+
+def test_a_gate_keeps_both_halves_of_its_channels() -> None:
+    """`nn.GLU`: channel c of the result is made of c and c + half, so the two are dropped together."""
+    seeded()
+    net = nn.Sequential(nn.Conv1d(1, 6, 4, 2), nn.Conv1d(6, 16, 1), nn.GLU(1), nn.Conv1d(8, 2, 1)).eval()
+    found = groups_of(net, torch.randn(1, 1, 20))
+    assert open_widths(found) == [6, 8]
+    done = compress(net, None, data=noise(4, 1, 20), widths={"1": 5}, start="cut")
+    narrow = done.student
+    assert isinstance(narrow, nn.Sequential)
+    rows = [int((net[1].weight == row).all((1, 2)).nonzero()) for row in narrow[1].weight]  # type: ignore[union-attr]
+    assert len(set(rows[:5])) == 5
+    assert rows[5:] == [row + 8 for row in rows[:5]]
+    torch.testing.assert_close(narrow[3].weight, net[3].weight[:, rows[:5]])  # type: ignore[index]
+
+
+class Conv1D(nn.Module):
+    """GPT-2's linear layer, as transformers has it: its weight is (in, out)."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(0.2 * torch.randn(nx, nf)), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.reshape(-1, self.nx), self.weight).view(*x.shape[:-1], self.nf)
+
+
+def test_a_linear_layer_whose_weight_lies_the_other_way_round() -> None:
+    """Compressed like the linear layer that it is, and given back as it was."""
+    seeded()
+    net = nn.Sequential(nn.Linear(3, 12), nn.ReLU(), Conv1D(8, 12), nn.ReLU(), nn.Linear(8, 2)).eval()
+    twin = nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    state = net.state_dict()
+    twin.load_state_dict({**state, "2.weight": state["2.weight"].t()})
+    data = noise(16, 3)
+    ours, theirs = (compress(each, None, data=data, ratio=2) for each in (net, twin))
+    assert ours.widths == theirs.widths
+    layer = ours.student[2]  # type: ignore[index]
+    assert type(layer) is Conv1D
+    assert (layer.nx, layer.nf) == tuple(layer.weight.shape)
+    torch.testing.assert_close(ours.student(data[0]), theirs.student(data[0]))
+    assert type(net[2]) is Conv1D
+    torch.testing.assert_close(net.state_dict(), state)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import skd
 from benchmarks.zoo import measuring
 from benchmarks.zoo.__main__ import row, table
 from benchmarks.zoo.entries import ENTRIES, Entry
+from benchmarks.zoo.trials import Trial
 
 RESULTS = measuring.ROOT / "benchmarks" / "results" / "zoo.json"
 BY_NAME = {entry.name: entry for entry in ENTRIES}
@@ -26,6 +29,7 @@ def needs(entry: Entry) -> Any:
     return pytest.param(entry, id=entry.name, marks=pytest.mark.skipif(bool(entry.missing), reason=reason))
 
 
+Trials = Callable[[Entry], Trial]
 every = pytest.mark.parametrize("entry", [needs(entry) for entry in ENTRIES])
 
 
@@ -43,11 +47,24 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("students")
 
 
+@pytest.fixture(scope="module")
+def trials() -> Trials:
+    """Each network's trial, begun once for all tests."""
+    begun: dict[str, Trial] = {}
+
+    def trial(entry: Entry) -> Trial:
+        if entry.name not in begun:
+            begun[entry.name] = Trial(entry)
+        return begun[entry.name]
+
+    return trial
+
+
 @every
-def test_the_pairing_is_the_one_that_a_person_draws(entry: Entry) -> None:
-    model, given, expected = entry.build(2).eval(), entry.inputs(), measuring.Expected.of(entry.name)
-    found = skd.pair(model, given)
-    assert measuring.differences(model, given, found, expected) == []
+def test_the_pairing_is_the_one_that_a_person_draws(entry: Entry, trials: Trials) -> None:
+    trial, expected = trials(entry), measuring.Expected.of(entry.name)
+    found = trial.pairing
+    assert measuring.differences(trial.teacher, trial.batches[0], found, expected) == []
     assert skd.Pairing.from_json(json.loads(json.dumps(found.to_json()))) == found
     if expected.ambiguous is not None:  # it says so, and how to declare
         assert expected.ambiguous in str(found)
@@ -55,25 +72,44 @@ def test_the_pairing_is_the_one_that_a_person_draws(entry: Entry) -> None:
 
 
 @every
-def test_a_few_steps_lower_the_loss(entry: Entry, students: Path) -> None:
-    distiller, batches = measuring.distiller_of(entry)
+def test_compress_meets_the_budget(entry: Entry, trials: Trials, tmp_path: Path) -> None:
+    trial = trials(entry)
+    if entry.refused:
+        assert re.search(entry.refused, trial.refusal)
+        return
+    assert not trial.refusal
+    done = trial.done
+    assert done is not None
+    assert type(trial.student) is type(trial.teacher)
+    size = trial.size(tmp_path)
+    teacher = sum(tensor.numel() * tensor.element_size() for tensor in trial.teacher.state_dict().values())
+    assert size == done.bytes <= done.budget <= 1.1 * teacher / entry.ratio  # the file's head is counted
+    assert done.next_bytes is None or done.next_bytes > done.budget or done.unused <= 0.03
+    assert math.isfinite(done.output_energy)  # below 0 where random weights leave less than a constant
+    assert done.output_energy <= 1
+
+
+@every
+def test_a_few_steps_lower_the_loss(entry: Entry, trials: Trials, students: Path) -> None:
+    trial = trials(entry)
+    distiller = trial.distiller()
     names = [row.name for row in distiller.transfers]
     pairs = [name for name, *_ in measuring.Expected.of(entry.name).pairs]
     assert names == [
         *(f"{pair}/{side}/{kind}" for pair in pairs for side in ("encoder", "decoder") for kind in KINDS),
         "output",
     ]
-    assert type(distiller.student) is type(distiller.teacher)
-    before, after = measuring.train(distiller, batches)
+    assert distiller.student is trial.student
+    before, after = measuring.train(distiller, trial.batches[: measuring.BATCHES])
     assert after < 0.95 * before
-    measuring.save(entry, distiller.student, students)
+    trial.save(students)
 
 
 KINDS = ("structure", "statistics")
 
 
 def test_students_are_loaded_in_a_process_without_skd(students: Path) -> None:
-    saved = {path.stem for path in students.iterdir()}
+    saved = {path.stem for path in students.glob("*.pt")}
     if not saved:
         pytest.skip("no student was trained")
     found = measuring.alone(students)
@@ -90,15 +126,15 @@ def test_the_process_without_skd_has_none(tmp_path: Path, monkeypatch: pytest.Mo
         measuring.alone(tmp_path)
 
 
-def test_the_distiller_is_one_graph(dynamo: None) -> None:
+def test_the_distiller_is_one_graph(dynamo: None, trials: Trials) -> None:
     """The others are compiled in the benchmark, as each takes several seconds."""
-    distiller, batches = measuring.distiller_of(BY_NAME["unet3d"])
-    assert measuring.in_one_graph(distiller, batches[0]) == "yes"
+    trial = trials(BY_NAME["unet3d"])
+    assert measuring.in_one_graph(trial.distiller(), trial.batches[0]) == "yes"
 
 
-def test_a_graph_break_is_stated(dynamo: None) -> None:
-    distiller, batches = measuring.distiller_of(BY_NAME["speech-unet"])
-    assert "LSTM" in measuring.in_one_graph(distiller, batches[0])
+def test_a_graph_break_is_stated(dynamo: None, trials: Trials) -> None:
+    trial = trials(BY_NAME["speech-unet"])
+    assert "LSTM" in measuring.in_one_graph(trial.distiller(), trial.batches[0])
 
 
 @pytest.fixture
@@ -144,6 +180,8 @@ def test_the_committed_table_has_every_network() -> None:
         assert found["differences"] == [], name
         assert found["loss"][1] < found["loss"][0], name
         assert found["alone"] <= 1e-6, name
+        made, refused = found["compress"], BY_NAME[name].refused
+        assert re.search(refused, made["refused"]) if refused else made["bytes"] <= made["budget"], name
         assert found["graph"] == "yes" or found["graph"].startswith("no: "), name
     assert len(table(report["networks"]).splitlines()) == len(ENTRIES) + 1
 
