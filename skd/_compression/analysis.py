@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skd._compression.attention import has_queries
 from skd._compression.calibration import Reader, energy_matrix, measure_inputs, readers
 from skd._compression.choices import Choice
 from skd._compression.graph import Graph
@@ -104,7 +105,17 @@ def analyse(
     if verified:
         groups = [replace(g, whole=HEADS) if g.heads and not g.head_count and g.whole is None else g for g in groups]
         units = tied(groups, teacher, ties)
-        broken = find_breaking(teacher, groups, units, run_once(args, kwargs))
+        run = run_once(args, kwargs)
+        broken = find_breaking(teacher, groups, units, run)
+        attending = [n for n in broken if any(_may_scale(groups[k], teacher) for k in units[n])]
+        if attending:  # divided by the root of a head's dimension, perhaps
+            scaled = [replace(group, scaled=_may_scale(group, teacher)) for group in groups]
+            still = find_breaking(teacher, scaled, [units[n] for n in attending], run)
+            for place, n in enumerate(attending):
+                if place not in still:
+                    del broken[n]
+                    for k in units[n]:
+                        groups[k] = scaled[k]
         for number, reason in broken.items():
             for k in units[number]:
                 groups[k] = replace(groups[k], whole=reason)
@@ -129,6 +140,10 @@ def analyse(
             choices[k] = Choice.evenly(group)
     units = tied(groups, teacher, ties)
     return Analysis(graph, tuple(groups), tuple(map(tuple, units)), wanted, moments, choices, tuple(notes), forced)
+
+
+def _may_scale(group: Group, model: nn.Module) -> bool:
+    return group.head_count > 0 and has_queries(model, group.layers)
 
 
 def _taps(pair: Any) -> tuple[Tap, ...]:

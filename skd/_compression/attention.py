@@ -63,6 +63,27 @@ def resize(model: nn.Module, layers: Sequence[str], old: int, new: int) -> None:
                 setattr(module, name, after)
 
 
+def has_queries(model: nn.Module, layers: Sequence[str]) -> bool:
+    """Whether one of these layers makes queries, as far as its name tells."""
+    return any(_makes_queries(model, layer) for layer in layers)
+
+
+def scale_queries(model: nn.Module, layers: Sequence[str], share: float) -> None:
+    """Queries times the root of the share of a head's dimension that is left, in place.
+
+    Products are divided by the root of the dimension; what is narrower would be divided by less.
+    """
+    with torch.no_grad():
+        for layer in layers:
+            if _makes_queries(model, layer):
+                for parameter in model.get_submodule(layer).parameters():
+                    parameter.mul_(share**0.5)
+
+
+def _makes_queries(model: nn.Module, layer: str) -> bool:
+    return layer.rpartition(".")[2] in QUERIES and isinstance(model.get_submodule(layer), nn.Linear)
+
+
 def even_scales(teacher: nn.Module, student: nn.Module) -> None:
     """Queries of the student times what its own scale of the products lacks of the teacher's, as heads are narrower."""
     theirs = dict(teacher.named_modules())

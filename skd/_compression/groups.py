@@ -42,6 +42,8 @@ class Group:
         They are queries, keys or values of an attention.
     head_count : int
         Of how many heads; 0 where no attribute of their module says.
+    scaled : bool
+        Their products are divided by the root of a head's dimension as it is then: the queries make up for that.
     rotatable : bool
         All between its layers is linear and alike for all channels, so that a basis may mix them.
     whole : str or None
@@ -55,6 +57,7 @@ class Group:
     atoms: tuple[int, ...] = ()
     heads: bool = False
     head_count: int = 0
+    scaled: bool = False
     rotatable: bool = False
     whole: str | None = None
 

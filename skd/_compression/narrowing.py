@@ -64,6 +64,8 @@ def narrowed(model: nn.Module, groups: Sequence[Group], keep: Keep) -> nn.Module
     for k, atoms in keep.items():
         if groups[k].head_count:
             attention.resize(twin, groups[k].layers, groups[k].width, len(atoms))
+        if groups[k].scaled:
+            attention.scale_queries(twin, groups[k].layers, len(atoms) / groups[k].width)
     for places in sharing:
         owner, _, name = places[0].rpartition(".")
         first = twin.get_submodule(owner)._parameters[name]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skd._compression.attention import scale_queries
 from skd._compression.calibration import Reader
 from skd._compression.choices import Choice
 from skd._compression.groups import Group
@@ -42,6 +43,7 @@ def project(
     student = narrowed(model, groups, keep)
     positions = kept_positions(groups, keep, model)
     shared = _shared_parameters(model)
+    filled = set()
     for layer in dict.fromkeys(port.layer for port in positions):
         module = _module(model, layer)
         if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or id(module.weight) in shared:
@@ -56,6 +58,11 @@ def project(
         if basis_in is not None:
             lift, shift = _lift(module, basis_in, wanted.get(layer), moments.get(layer) if lifted else None)
         _fill(student.get_submodule(layer), module, lift, shift, basis_out, positions.get(into), positions.get(out))
+        filled.add(layer)
+    for k, atoms in keep.items():
+        if groups[k].scaled:  # once more, for those that were filled with the teacher's
+            again = [layer for layer in groups[k].layers if layer in filled]
+            scale_queries(student, again, len(atoms) / groups[k].width)
     return student
 
 
