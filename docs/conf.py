@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import skd
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the benchmarks, which aren't installed, draw their own tables
+sys.path += [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]  # behind what is installed
+
+from drawn import draw  # noqa: E402
 
 project = "skd"
 author = "The skd authors"
@@ -36,26 +36,6 @@ _ABSOLUTE = re.compile(r"(?<!\\)\|(\S[^|]*)\|")  # |s − t|, which reST takes f
 def escape_bars(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Let a docstring write an absolute value as it is written."""
     lines[:] = [line if ">>>" in line else _ABSOLUTE.sub(r"\\|\1\\|", line) for line in lines]
-
-
-def ablation_marks() -> dict[str, str]:
-    """What ablations.rst shows, of what was measured."""
-    from benchmarks.ablations.table import table
-
-    report = json.loads((ROOT / "benchmarks" / "results" / "ablations.json").read_text(encoding="utf-8"))
-    seeds = {name: len(arm["seeds"]) for name, arm in report["arms"].items()}
-    most = ", ".join(f"{name} {count}" for name, count in seeds.items() if count > 1)
-    return {"tables": "\n".join(table(report)), "arms": str(len(seeds)), "seeds": most}
-
-
-DRAWN = {"ablations": ablation_marks}  # pages with marks, and what makes of each mark a text
-
-
-def draw(app: object, name: str, source: list[str]) -> None:
-    """Put what was measured in the place of each ``@mark@``, so that no figure is ever typed."""
-    if name in DRAWN:
-        marks = DRAWN[name]()
-        source[0] = re.sub(r"@(\w+)@", lambda found: marks[found[1]], source[0])
 
 
 def setup(app: Any) -> None:

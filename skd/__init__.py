@@ -1,9 +1,10 @@
 """Symmetric knowledge distillation: make encoder-decoder networks small.
 
 The flow, one line a room: `pair` finds which decoder layers mirror which encoder layers, `measure` takes their
-spectra, `match` lines a student's pairs up with the teacher's, a method such as `methods.SKD` builds the transfers,
-`Distiller` runs teacher and student, `check` refuses broken set-ups, `report` says what was retained. `distill` does
-all of it in one call, `fit` trains any module that returns a `Step`, and `export` writes what other runtimes load.
+spectra, `compress` makes a student of the size that is named, `match` lines a student's pairs up with the teacher's, a
+method such as `methods.SKD` builds the transfers, `Distiller` runs teacher and student, `check` refuses broken set-ups,
+`report` says what was retained. `distill` does all of it in one call, `fit` trains any module that returns a `Step`,
+and `export` writes what other runtimes load.
 """
 
 import importlib
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from skd import adapters, distances, errors, knowledge, methods, schedules
     from skd.checking import check
+    from skd.compressing import Compressed, compress
     from skd.distiller import Distiller
     from skd.distilling import Distilled, distill
     from skd.exporting import Exported, export
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 # Where each public name lives. A room is entered when its name is first used, so that importing skd costs nothing.
 _ROOMS = {
     "checking": ("check",),
+    "compressing": ("Compressed", "compress"),
     "distiller": ("Distiller",),
     "distilling": ("Distilled", "distill"),
     "exporting": ("Exported", "export"),
@@ -47,6 +50,7 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 _MODULES = ("adapters", "distances", "errors", "knowledge", "methods", "schedules")
 
 __all__ = [
+    "Compressed",
     "Distilled",
     "Distiller",
     "Exported",
@@ -64,6 +68,7 @@ __all__ = [
     "Trace",
     "adapters",
     "check",
+    "compress",
     "distances",
     "distill",
     "dry_run",

@@ -90,10 +90,14 @@ class Run:
                 f"the feature at tap '{tap}' carries no gradient, as its layer runs inside a reentrant checkpoint",
                 remedy="checkpoint(..., use_reentrant=False), or tap a layer outside the checkpointed segment",
             )
+        if tap.channels_last:
+            tensor = tensor.movedim(-1, 1)
         return self.versioned(tensor, tap)
 
     def replace(self, value: Any, tap: Tap, tensor: Tensor) -> Any:
         path, old = locate(value, tap)
+        if tap.channels_last:
+            old = old.movedim(-1, 1)
         if tensor.shape != old.shape:
             raise ShapeError(
                 f"the substitute for tap '{tap}' has another shape than the feature",
@@ -108,7 +112,7 @@ class Run:
             )
         tensor, version = self.versioned(tensor, tap)
         self.put.append((tap, tensor, version))
-        return replaced(value, path, tensor)
+        return replaced(value, path, tensor.movedim(1, -1) if tap.channels_last else tensor)
 
     def versioned(self, tensor: Tensor, tap: Tap) -> tuple[Tensor, int]:
         """The tensor and its version, by which a later change in place is seen."""

@@ -52,6 +52,9 @@ class Tap:
         dimensions can't be told and must be stated where it matters.
     clone : bool
         Copy the feature at capture: for layers that are followed by an in-place operation. A substitute is copied too.
+    channels_last : bool
+        The layer returns a map as (B, H, W, C) or (B, D, H, W, C). The feature is given as BCHW or BCDHW, and so is a
+        substitute.
 
     Raises
     ------
@@ -72,6 +75,7 @@ class Tap:
     path: Path = ()
     layout: Layout | None = None
     clone: bool = False
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         checks: tuple[tuple[str, bool, str], ...] = (
@@ -81,6 +85,7 @@ class Tap:
             ("path", _is_path(self.path), "a tuple of str and int"),
             ("layout", self.layout is None or self.layout in _LAYOUTS, "None or one of " + ", ".join(_LAYOUTS)),
             ("clone", type(self.clone) is bool, "a bool"),
+            ("channels_last", type(self.channels_last) is bool, "a bool"),
         )
         for name, good, expected in checks:
             if not good:
@@ -116,6 +121,12 @@ class Tap:
             side="input" if side == "input" else "output",
             path=tuple(ast.literal_eval(key) if key[0] in "'\"" else int(key) for key in _INDEX.findall(path)),
         )
+
+    def __repr__(self) -> str:
+        shown = [
+            field.name for field in dataclasses.fields(self) if field.name != "channels_last" or self.channels_last
+        ]
+        return f"Tap({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def __str__(self) -> str:
         layer = self.layer if _PLAIN.fullmatch(self.layer) else repr(self.layer)

@@ -64,6 +64,10 @@ class PairingError(SkdError, ValueError):
     """No pairing can be made, or two pairings can't be matched."""
 
 
+class CompressionError(SkdError, ValueError):
+    """A network can't be compressed as asked: its channels can't be followed, or the size is impossible."""
+
+
 class NonFiniteError(SkdError, FloatingPointError):
     """A feature, loss or statistic is NaN or infinite."""
 

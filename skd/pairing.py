@@ -32,19 +32,23 @@ def pair(
     The rule, so that the answer can be predicted:
 
     1. The network is cut into *blocks*: the largest layers inside which everything works at the scale the block starts
-       from or at the scale it ends at, and which end with features of their own, not with pooling or upsampling.
-       Activations, pooling, upsampling, padding and dropout on their own aren't candidates. So a chain of single layers
-       is read before its nonlinearities, and a block at its end.
+       from or at the scale it ends at, and which end with features of their own, not with pooling or upsampling, nor
+       with a layer that moves them to another scale and keeps their width. Activations, pooling, upsampling, padding
+       and dropout on their own aren't candidates. So a chain of single layers is read before its nonlinearities, and a
+       block at its end.
     2. The bottleneck is the last block at the smallest scale, outside the container that holds the decoder's layers. A
-       vector code that a map is flattened into is smaller than any scale.
+       vector code that a map is flattened into is smaller than any scale. Where the smallest scale has a waist, layers
+       narrower than those before and behind, the bottleneck is in it: the first of them outside the containers of both
+       sides, else the last in the encoder's.
     3. At each larger scale the encoder's side is the last block before the first one at a smaller scale. The decoder's
        is the last block of the same width after all of smaller scales; what pooling or upsampling returns counts only
        if no block has that width. Failing that it is the last block of any width, but never the network's output. Pairs
        are named by their scale. At the smallest scale there is a pair where the decoder has a block of the bottleneck's
-       width there.
+       width there, or behind its waist; the encoder's side is in the container that holds its other sides.
     4. If that gives no pair, blocks are opened, and the same is done with what is inside.
-    5. If there is still none, as there is no scale, layers are mirrored by depth: numbered layers of one type, the
-       first such stack and the last, ``encoder.layers.0`` … with ``decoder.layers.n-1`` …; else by width, that is 1 to
+    5. If there is still none, as there is no scale, or if encoder and decoder are two stacks of layers over tokens,
+       layers are mirrored by depth: numbered layers of one type, the first such stack and the last,
+       ``encoder.layers.0`` … with ``decoder.layers.n-1`` …; else by width, that is 1 to
        4 with channels for scales (an autoencoder of linear layers); else, if the network returns a map at least as
        large as its features (super-resolution), its only stack is folded in the middle.
 

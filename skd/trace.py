@@ -44,8 +44,9 @@ class LayerRecord:
     output_shape : tuple of int or None
         Shape of what it returns; None where that isn't exactly one tensor.
     layout : Layout or None
-        What the output's dimensions mean. Three dimensions are read from the layer's type, an elementwise layer's
-        input, or a container's last layer. None where it can't be told, and where channels are last in a map.
+        What the output's dimensions mean. Three dimensions are read from the layer's type, else from that of the layers
+        that are given them, else from an elementwise layer's input or a container's last layer. None where it can't be
+        told, and where channels are last in a map.
     channels : int or None
         Channels of the output, where the layout is known.
     scale : tuple of float or None
@@ -59,6 +60,8 @@ class LayerRecord:
         Number of parameters in it, those of its layers included.
     paths : tuple of (path, shape)
         Every tensor in the output, where that is a container.
+    channels_last : bool
+        The output is a map whose channels are last, (B, H, W, C) or (B, D, H, W, C).
     """
 
     name: str
@@ -75,6 +78,7 @@ class LayerRecord:
     changed_in_place: bool
     parameters: int
     paths: tuple[tuple[Path, Shape], ...] = ()
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,6 +236,7 @@ def dry_run(model: nn.Module, example: Tensor | tuple[Any, ...] | dict[str, Any]
             except Exception as error:
                 recorder.explain(error)
                 raise
+        recorder.finish()
     return _trace(recorder, found[0][1] if found else None)
 
 
@@ -255,6 +260,7 @@ def _trace(recorder: Recorder, given: Tensor | None) -> Trace:
                 changed_in_place=any(tensor._version != version for tensor, version in call.versions),
                 parameters=sum(parameter.numel() for parameter in call.module.parameters()),
                 paths=call.paths,
+                channels_last=call.channels_last,
             )
         )
     lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)

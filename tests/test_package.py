@@ -26,6 +26,7 @@ installed = pytest.mark.skipif(not INSTALLED, reason="the checkout is tested; `m
 
 # The public face. A change here is a change for every user: say so in the changelog.
 FROZEN: tuple[str, ...] = (
+    "Compressed",
     "Distilled",
     "Distiller",
     "Exported",
@@ -43,6 +44,7 @@ FROZEN: tuple[str, ...] = (
     "Trace",
     "adapters",
     "check",
+    "compress",
     "distances",
     "distill",
     "dry_run",

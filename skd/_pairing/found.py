@@ -14,6 +14,7 @@ Item = TypeVar("Item")
 By = Literal["scale", "depth", "width"]
 Ignored = Callable[[Node], bool]
 Named = tuple[str, Spot, Spot]
+Sides = tuple[Spot, Spot]
 
 
 @dataclass

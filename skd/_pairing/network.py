@@ -58,7 +58,8 @@ class Network:
         """The tap with the layout of all but plain maps, and a copy where it is changed in place later."""
         found = self.spot(tap).tap
         clone = tap.clone or (found.clone and tap.side == "output")
-        return dataclasses.replace(tap, layout=tap.layout or found.layout, clone=clone)
+        last = tap.channels_last or (found.channels_last and tap.side == "output")
+        return dataclasses.replace(tap, layout=tap.layout or found.layout, clone=clone, channels_last=last)
 
     def ignored(self, ignore: Iterable[str], companions: Mapping[str, Sequence[str | Tap]]) -> Callable[[Node], bool]:
         """Whether a layer takes no part in the search: left out by name, or of the network that companions are of."""

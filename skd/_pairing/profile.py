@@ -6,8 +6,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from skd._pairing.found import Ignored, Mirror, Named, container, scale_label, shortened, unique_names
+from skd._pairing.found import Ignored, Mirror, Named, Sides, container, scale_label, shortened, unique_names
 from skd._pairing.spots import Measure, Node, Size, Spot, volume
+from skd._pairing.waist import code_between, near, waist
 
 
 def by_size(root: Node, measure: Measure, ignored: Ignored) -> Mirror | None:
@@ -87,9 +88,9 @@ class _Profile:
                 f"the {self.by} goes down and up more than once: {len(astray)} layers from '{astray[0].tap}' to "
                 f"'{astray[-1].tap}' are in no pair; if they are a second encoder, declare companions"
             )
-        bottleneck, opposite = self.at_the_bottom(bottom, astray, pairs)
-        if opposite is not None:
-            pairs.append((self.label(bottleneck), bottleneck, opposite))
+        bottleneck, sides = self.at_the_bottom(bottom, astray, pairs)
+        if sides is not None:
+            pairs.append((self.label(sides[0]), *sides))
         names = unique_names([name for name, _, _ in pairs])
         named = [(name, encoder, decoder) for name, (_, encoder, decoder) in zip(names, pairs, strict=True)]
         return Mirror(self.by, named, bottleneck, self.notes)
@@ -180,19 +181,22 @@ class _Profile:
         """The last block; the last single layer where there is no block."""
         return ([spot for spot in spots if spot in self.blocks] or spots)[-1]
 
-    def at_the_bottom(self, bottom: list[Spot], astray: list[Spot], pairs: list[Named]) -> tuple[Spot, Spot | None]:
-        """The bottleneck, and the decoder layer of its scale and width where there is one.
+    def at_the_bottom(self, bottom: list[Spot], astray: list[Spot], pairs: list[Named]) -> tuple[Spot, Sides | None]:
+        """The bottleneck, and the pair of its scale where the decoder has a layer for it.
 
         The decoder's are those that lie in the container which holds the decoder's sides, or in one that ends larger.
         """
-        home = container([decoder for _, _, decoder in pairs]) + "."
-        told = not any(encoder.record.name.startswith(home) for _, encoder, _ in pairs)
+        encoders, decoders = [encoder for _, encoder, _ in pairs], [decoder for _, _, decoder in pairs]
+        if self.by == "scale" and not astray and (found := waist(bottom)):
+            return self.around(found, bottom, encoders, decoders)
+        home = container(decoders) + "."
+        told = not any(encoder.record.name.startswith(home) for encoder in encoders)
         inner = [s for s in bottom if (told and s.record.name.startswith(home)) or self.rises(s, bottom[0])]
         outer = [spot for spot in bottom if spot not in inner]
         first = [spot for spot in self.spots if astray and spot.place < astray[0].place]
         if first:  # the first way down counts, if no pair lies deeper
             floor = min((self.sizes[spot] for spot in first), key=volume)
-            if not any(self.smaller(self.sizes[encoder], floor) for _, encoder, _ in pairs):
+            if not any(self.smaller(self.sizes[encoder], floor) for encoder in encoders):
                 outer = [spot for spot in first if self.same(self.sizes[spot], floor)]
         if not outer:  # the encoder gets there by pooling
             size = self.sizes[bottom[0]]
@@ -207,7 +211,21 @@ class _Profile:
                 f"with {', '.join(map(str, others))} channels, too"
             )
         equal = [spot for spot in inner if spot.width == bottleneck.width and spot is not bottleneck]
-        return bottleneck, self.last(equal) if equal and self.by == "scale" else None
+        if not equal or self.by == "width":
+            return bottleneck, None
+        # A middle between the two containers is the bottleneck, and the encoder's last layer the decoder's counterpart.
+        encoder = self.last(near(encoders, [spot for spot in outer if spot.width == bottleneck.width]))
+        return bottleneck, (encoder, self.last(equal))
+
+    def around(
+        self, narrow: list[Spot], bottom: list[Spot], encoders: list[Spot], decoders: list[Spot]
+    ) -> tuple[Spot, Sides]:
+        """The bottleneck in a narrow code, and the pair of what is wide before it and behind it."""
+        before = bottom[: bottom.index(narrow[0])]
+        after = bottom[bottom.index(narrow[-1]) + 1 :]
+        decoder = self.last(near(decoders, after))
+        encoder = self.last(near(encoders, [s for s in before if s.width == decoder.width] or before))
+        return code_between(narrow, [*encoders, encoder], [*decoders, decoder]), (encoder, decoder)
 
     def rises(self, spot: Spot, first: Spot) -> bool:
         """Whether a spot at the bottom is in a container that ends at a larger size, without the first spot there."""

@@ -28,14 +28,17 @@ class Spot:
     layout: Layout
     place: int
     scale: tuple[float, ...] | None = None
-    sequence_first: bool = False
+    sequence_first: bool = False  # or it isn't known
+    samples_second: bool = False  # it is known
+    channels_last: bool = False  # of a map; `shape` is the one it is read in
 
     @property
     def tap(self) -> Tap:
         """The layout is stated for all but plain maps, so that it is known where there is no feature to look at."""
         stated = self.layout if len(self.shape) != 4 else None
         clone = self.record.changed_in_place
-        return Tap(self.record.name, call=self.record.call, path=self.path, layout=stated, clone=clone)
+        tap = Tap(self.record.name, call=self.record.call, path=self.path, layout=stated, clone=clone)
+        return dataclasses.replace(tap, channels_last=self.channels_last)
 
     @property
     def width(self) -> int:
@@ -70,13 +73,21 @@ class Node:
         return [self.parent, *self.parent.outer]
 
     @property
+    def given(self) -> tuple[int, ...] | None:
+        """The input's shape; the channels of a map are second, if they are in the output."""
+        shape = self.record.input_shape
+        if shape is None or len(shape) < 4 or not any(spot.channels_last for spot in self.spots):
+            return shape
+        return shape[0], shape[-1], *shape[1:-1]
+
+    @property
     def appends(self) -> bool:
         """Whether it does nothing but append its input to what its only layer makes of it."""
         if len(self.children) != 1 or len(self.spots) != 1 or len(self.children[0].spots) != 1:
             return False
-        given, inner = self.record.input_shape, self.children[0]
+        given, inner = self.given, self.children[0]
         layout, width = self.spots[0].layout, self.spots[0].width - inner.spots[0].width
-        if given is None or inner.record.input_shape != given or len(given) != len(self.spots[0].shape):
+        if given is None or inner.given != given or len(given) != len(self.spots[0].shape):
             return False
         return given[2 if layout == "BNC" else 1] == width
 
@@ -91,9 +102,9 @@ class Node:
         if not self.children:
             if hasattr(activations, record.type) and record.type != "MultiheadAttention":  # PReLU has a parameter
                 return False
-            shuffles = record.input_shape is not None and any(
-                len(spot.shape) == len(record.input_shape) >= 4 and spot.shape[1] != record.input_shape[1]
-                for spot in self.spots
+            given = self.given
+            shuffles = given is not None and any(
+                len(spot.shape) == len(given) >= 4 and spot.shape[1] != given[1] for spot in self.spots
             )
             return (record.parameters > 0 and record.type != "Embedding") or "Norm" in record.type or shuffles
         return any(child.is_active for child in self.children)
@@ -105,7 +116,7 @@ def build(trace: Trace) -> Node:
     ends = _ends(records)
     # a call is over after those inside it
     places = {order: place for place, order in enumerate(sorted(range(len(records)), key=lambda i: (ends[i], -i)))}
-    axes = _input_axes(records)
+    axes, samples = _input_axes(records), (records[0].input_shape or (0,))[0]
     root = Node(records[0])
     path = [(root, ends[0])]
     for index, record in enumerate(records[1:], start=1):
@@ -115,7 +126,7 @@ def build(trace: Trace) -> Node:
         path[-1][0].children.append(node)
         path.append((node, min(ends[index], path[-1][1])))
     for node in (root, *root.inside()):
-        node.spots = tuple(_spots(node, places[node.record.order], axes))
+        node.spots = tuple(_spots(node, places[node.record.order], axes, samples))
     return root
 
 
@@ -144,12 +155,19 @@ def _ends(records: tuple[LayerRecord, ...]) -> list[int]:
     return ends
 
 
-def _spots(node: Node, place: int, axes: tuple[int, ...] | None) -> Iterator[Spot]:
+def _spots(node: Node, place: int, axes: tuple[int, ...] | None, samples: int) -> Iterator[Spot]:
     record = node.record
     found = record.paths if record.output_shape is None else (((), record.output_shape),)
+    if record.type in ("RNN", "LSTM", "GRU"):  # their states are no features
+        found = found[:1]
+    lengths = {shape[1] for _, shape in found if len(shape) == 3}
     for path, shape in found:
+        if len(shape) == 4 and shape[2] in lengths:  # (B, heads, N, M) beside tokens (B, N, C): an attention map
+            continue
         layout = record.layout if record.output_shape is not None else _LAYOUT_OF_NDIM.get(len(shape))
         sequence_first = False
+        if record.channels_last:
+            shape, layout = (shape[0], shape[-1], *shape[1:-1]), _LAYOUT_OF_NDIM[len(shape)]
         if layout is None and len(shape) == 3:
             alike = [inner.record.layout for inner in node.inside() if inner.record.output_shape == shape]
             layout = next((each for each in reversed(alike) if each is not None), None)
@@ -157,6 +175,10 @@ def _spots(node: Node, place: int, axes: tuple[int, ...] | None) -> Iterator[Spo
                 layout, sequence_first = "BNC", True
         if layout is not None and len(shape) >= 2 and math.prod(shape) > 0:
             spot = Spot(record, path, shape, layout, place, sequence_first=sequence_first)
+            if sequence_first and shape[0] != samples == shape[1]:
+                spot = dataclasses.replace(spot, samples_second=True)
+            if record.channels_last:
+                spot = dataclasses.replace(spot, channels_last=True)
             if axes is not None and len(axes) == len(spot.positions):
                 scale = tuple(size / of for size, of in zip(spot.positions, axes, strict=True))
                 spot = dataclasses.replace(spot, scale=scale)
@@ -180,7 +202,13 @@ class Measure:
 
     def spots(self, nodes: Iterable[Node]) -> dict[Spot, Size]:
         """The sizes of what these calls return."""
-        return {spot: size for node in nodes for spot in node.spots if (size := self.of(spot.shape, spot.layout))}
+        return {spot: size for node in nodes for spot in node.spots if (size := self.of_spot(spot))}
+
+    def of_spot(self, spot: Spot) -> Size | None:
+        """The size of a spot, whose positions may come before its samples."""
+        if spot.samples_second and self.name == "scale":
+            return spot.shape[:1]
+        return self.of(spot.shape, spot.layout)
 
     def same(self, one: Size, other: Size) -> bool:
         """Equal widths; or equal positions up to padding and rounding, within a factor of 1.25 on every axis.
@@ -203,10 +231,15 @@ class Measure:
     def stays(self, node: Node) -> bool:
         """Whether all inside a layer works at the size it starts from or at the one it ends at.
 
-        Global pooling inside (squeeze and excitation) doesn't count.
+        Global pooling inside (squeeze and excitation) doesn't count, nor do tokens inside a layer that returns maps:
+        they may be windows, or words that are attended to.
         """
         outs = list(self.spots([node]).values())
-        inner = list(self.spots(child for child in node.inside() if child.is_active).values())
+        inner = [
+            size
+            for spot, size in self.spots(child for child in node.inside() if child.is_active).items()
+            if len(size) > 1 or spot.layout != "BNC" or any(len(out) < 2 for out in outs)
+        ]
         ends = outs + [size for start in (node, *node.children[:1]) if (size := self._start(start))]
         if self.name == "scale" and all(volume(end) > 1 for end in ends):
             inner = [size for size in inner if volume(size) > 1]
@@ -220,15 +253,33 @@ class Measure:
         It doesn't where it ends with pooling or upsampling, which moves its features to another size, or only appends
         its input to them.
         """
-        if not self.stays(node) or node.appends:
+        if not self.stays(node) or node.appends or self._ends_moving(node):
             return False
         inner = list(self.spots(child for child in node.inside() if child.is_active).values())
         if self.name == "scale":
             inner = [size for size in inner if volume(size) > 1] or inner
         return not inner or any(self.same(inner[-1], out) for out in self.spots([node]).values())
 
+    def _ends_moving(self, node: Node) -> bool:
+        """Whether its last layer only pools or upsamples what those before it made, though by learned weights.
+
+        It keeps the width, and the layer around it returns nothing of the size before.
+        """
+        if self.name == "width":
+            return False
+        made = [child for child in node.children if child.is_active and any(map(volume, self.spots([child]).values()))]
+        if len(made) < 2 or not made[-1].spots:
+            return False
+        last, start = made[-1], self._start(made[-1])
+        out = self.spots([last]).get(last.spots[0])
+        if start is None or out is None or self.same(start, out):
+            return False
+        before = [spot for spot, size in self.spots(made[:-1]).items() if self.same(size, start)]
+        kept = any(self.same(size, start) for size in self.spots([node]).values())
+        return bool(before) and before[-1].width == last.spots[0].width and not kept
+
     def _start(self, node: Node) -> Size | None:
-        shape = node.record.input_shape
+        shape = node.given
         if shape is None or len(shape) < 2:
             return None
         layout = next((spot.layout for spot in node.spots if len(spot.shape) == len(shape)), None)

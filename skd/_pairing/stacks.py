@@ -11,12 +11,7 @@ from skd._pairing.spots import Node, Spot
 
 def by_depth(root: Node, ignored: Ignored) -> Mirror | None:
     """Two stacks of like layers, encoder.layers.0 … n−1 and decoder.layers.0 … m−1, the second one turned round."""
-    stacks = _stacks(root, ignored)
-    several = [stack for stack in stacks if len(stack) > 1]
-    if len(several) < 2:  # a stack of one is one where another of its width bears the same last name
-        names = [(_stack_name(stack).rpartition(".")[2], stack[0].width) for stack in stacks]
-        alone = [sum(_stack_name(other) == _stack_name(stack) for other in stacks) == 1 for stack in stacks]
-        several = [s for s, name, one in zip(stacks, names, alone, strict=True) if one and names.count(name) > 1]
+    several = _several(root, ignored)
     if len(several) < 2 or _stack_name(several[0]) == _stack_name(several[-1]):
         return None
     first, last = several[0], several[-1]
@@ -37,6 +32,22 @@ def by_depth(root: Node, ignored: Ignored) -> Mirror | None:
     return Mirror("depth", pairs, _end_of(root, first, last), notes + _sequence_first(pairs))
 
 
+def are_tokens(root: Node, ignored: Ignored) -> bool:
+    """Whether a network is two stacks over tokens, one the encoder and one the decoder, whatever their lengths.
+
+    Then scale tells nothing: sentences differ in length, masked patches are left out. But it does where there is
+    something smaller between two stacks of one length.
+    """
+    several = _several(root, ignored)
+    if len(several) != 2 or any(spot.layout != "BNC" for stack in several for spot in stack):
+        return False
+    first, last = several
+    if first[0].positions != last[-1].positions:
+        return True
+    between = [s for node in root.inside() for s in node.spots if first[-1].place < s.place < last[0].place]
+    return not any(spot.layout == "BNC" and spot.positions < first[0].positions for spot in between)
+
+
 def folded(root: Node, ignored: Ignored) -> Mirror | None:
     """One stack of like layers, folded in its middle."""
     stacks = [stack for stack in _stacks(root, ignored) if len(stack) > 1]
@@ -52,9 +63,21 @@ def folded(root: Node, ignored: Ignored) -> Mirror | None:
     pairs = [(f"depth {k + 1}", stack[k], stack[-1 - k]) for k in range(half)]
     notes = [
         f"there is neither a scale nor a decoder, so the {len(stack)} layers of '{_stack_name(stack)}' are folded in "
-        "their middle, the first mirrored by the last; declare the pairs if that isn't meant"
+        "their middle, the first mirrored by the last; if that isn't meant, declare the pairs: "
+        f'Pairing.declare([("{pairs[0][1].tap}", "{pairs[0][2].tap}"), …], model, example)'
     ]
     return Mirror("depth", pairs, stack[half] if len(stack) % 2 else None, notes + _sequence_first(pairs))
+
+
+def _several(root: Node, ignored: Ignored) -> list[list[Spot]]:
+    """The stacks of more than one layer; those of one where another of its width bears the same last name."""
+    stacks = _stacks(root, ignored)
+    several = [stack for stack in stacks if len(stack) > 1]
+    if len(several) > 1:
+        return several
+    names = [(_stack_name(stack).rpartition(".")[2], stack[0].width) for stack in stacks]
+    alone = [sum(_stack_name(other) == _stack_name(stack) for other in stacks) == 1 for stack in stacks]
+    return [s for s, name, one in zip(stacks, names, alone, strict=True) if one and names.count(name) > 1]
 
 
 def _stacks(node: Node, ignored: Ignored) -> list[list[Spot]]:

@@ -443,6 +443,244 @@ class TestCompanions:
             pair(StyleTransfer(), PICTURES, companions={"content.full": ["style.ful"]})
 
 
+class TestCodesAndSamplers:
+    """Autoencoders with a code in the middle, and blocks that end in a learned sampler."""
+
+    def coded(self, *, flat: bool = False, code: int = 3) -> nn.Module:
+        """Stage, sampler, stage, code, stage, sampler, stage; the samplers keep the width."""
+
+        class Coded(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                down = [nn.Sequential(Block(3, 8), conv(8, 8, stride=2)), Block(8, 16), Block(16, 16)]
+                up = [nn.Sequential(Block(16, 16), nn.ConvTranspose2d(16, 16, 2, 2)), Block(16, 8), conv(8, 3)]
+                self.encoder, self.to_code = nn.Sequential(*down), conv(16, code, 1)
+                self.from_code, self.decoder = conv(code, 16, 1), nn.Sequential(*up)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.decoder(self.from_code(self.to_code(self.encoder(x))))
+
+        model = Coded()
+        if not flat:
+            return model
+        return nn.Sequential(*model.encoder, model.to_code, model.from_code, *model.decoder)
+
+    def test_a_narrow_code_parts_encoder_and_decoder(self) -> None:
+        pairing = pair(self.coded(), torch.zeros(1, 3, 16, 24))
+        assert rows(pairing) == [
+            ("1", "encoder.0.0", "decoder.1", 8, 8),  # before the sampler
+            ("1/2", "encoder.2", "decoder.0.0", 16, 16),
+        ]
+        assert pairing.bottleneck == Tap("to_code")
+
+    def test_in_one_container(self) -> None:
+        pairing = pair(self.coded(flat=True), torch.zeros(1, 3, 16, 24))
+        assert rows(pairing) == [("1", "0.0", "6", 8, 8), ("1/2", "2", "5.0", 16, 16)]
+        assert pairing.bottleneck == Tap("3")
+
+    def test_a_code_as_wide_as_its_scale_is_no_waist(self) -> None:
+        pairing = pair(self.coded(code=16), torch.zeros(1, 3, 16, 24))
+        assert [p.name for p in pairing] == ["1", "1/2"]
+        assert pairing.bottleneck != Tap("to_code")
+
+    def test_a_block_that_ends_in_another_width_stays_one(self) -> None:
+        """Its last layer makes features; it doesn't only move them."""
+        down = nn.Sequential(Block(3, 8), conv(8, 16, stride=2))
+        up = nn.Sequential(Block(32, 16), nn.ConvTranspose2d(16, 8, 2, 2))
+        model = nn.Sequential(down, Block(16, 32, stride=2), nn.ConvTranspose2d(32, 32, 2, 2), up, conv(8, 3))
+        pairing = pair(model, torch.zeros(1, 3, 16, 24))
+        assert ("1/2", "0", "2", 16, 32) in rows(pairing)
+
+    def test_a_middle_between_two_lists_is_the_bottleneck(self) -> None:
+        class Listed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.down = nn.ModuleList([Block(3, 8), Block(8, 16, stride=2)])
+                self.middle = Block(16, 16)
+                self.up = nn.ModuleList([Block(32, 16), Block(16, 8)])
+                self.head = conv(8, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                one = self.down[0](x)
+                two = self.down[1](one)
+                x = F.interpolate(self.up[0](torch.cat([self.middle(two), two], 1)), scale_factor=2)
+                return self.head(self.up[1](x))
+
+        pairing = pair(Listed(), torch.zeros(1, 3, 16, 24))
+        assert rows(pairing) == [("1", "down.0", "up.1", 8, 8), ("1/2", "down.1", "up.0", 16, 16)]
+        assert pairing.bottleneck == Tap("middle")
+
+
+class Attention(nn.Module):
+    """Tokens, and the attention map beside them; over words of another length, if they are given."""
+
+    def __init__(self, width: int, words: int | None = None) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(words or width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        keys = self.k(x if words is None else words)
+        weights = (self.q(x) @ keys.transpose(1, 2)).softmax(-1)
+        return self.v(weights @ keys), weights[:, None]
+
+
+class TokenLayer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention, self.norm, self.cross = Attention(width), nn.LayerNorm(width), Attention(width)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        made, weights = self.attention(self.norm(x))
+        return x + made + (0 if memory is None else self.cross(x, memory)[0]), weights
+
+
+class Seq2Seq(nn.Module):
+    """Encoder and decoder of their own depth and width; returns tokens and all attention maps."""
+
+    def __init__(self, width: int = 8, decoder_width: int = 8, depths: tuple[int, int] = (3, 3)) -> None:
+        super().__init__()
+        self.embed, self.embed_out = nn.Embedding(11, width), nn.Embedding(11, decoder_width)
+        self.encoder = nn.ModuleList(TokenLayer(width) for _ in range(depths[0]))
+        self.between = nn.Linear(width, decoder_width)
+        self.decoder = nn.ModuleList(TokenLayer(decoder_width) for _ in range(depths[1]))
+
+    def forward(self, source: Tensor, target: Tensor) -> dict[str, Any]:
+        x, y, maps = self.embed(source), self.embed_out(target), []
+        for layer in self.encoder:
+            x, weights = layer(x)
+            maps.append(weights)
+        x = self.between(x)
+        for layer in self.decoder:
+            y, weights = layer(y, x)
+            maps.append(weights)
+        return {"tokens": y, "maps": tuple(maps)}
+
+
+class TestTokens:
+    @pytest.mark.parametrize("samples", [1, 2])
+    @pytest.mark.parametrize(("source", "target"), [(8, 8), (12, 5), (4, 16), (8, 14), (2, 2)])
+    def test_lengths_do_not_matter(self, samples: int, source: int, target: int) -> None:
+        example = {"source": torch.zeros(samples, source).long(), "target": torch.zeros(samples, target).long()}
+        assert rows(pair(Seq2Seq(), example)) == [
+            (f"depth {k + 1}", f"encoder.{k}[0]", f"decoder.{2 - k}[0]", 8, 8) for k in range(3)
+        ]
+
+    def test_unequal_depth_and_width(self) -> None:
+        example = (torch.zeros(2, 7).long(), torch.zeros(2, 9).long())
+        pairing = pair(Seq2Seq(8, 6, (4, 2)), example)
+        assert rows(pairing) == [
+            ("depth 1", "encoder.0[0]", "decoder.1[0]", 8, 6),
+            ("depth 2", "encoder.3[0]", "decoder.0[0]", 8, 6),
+        ]
+        assert "note: 4 encoder and 2 decoder layers: 2 of each, evenly spread, are paired" in str(pairing)
+
+    def test_a_class_token_and_patches_left_out(self) -> None:
+        class Masked(nn.Module):
+            """Half of the patches and a class token to the encoder, all of them to the decoder."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.patches, self.token = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.zeros(1, 1, 8))
+                self.encoder = nn.ModuleList(TokenLayer(8) for _ in range(3))
+                self.between, self.head = nn.Linear(8, 6), nn.Linear(6, 48)
+                self.decoder = nn.ModuleList(TokenLayer(6) for _ in range(2))
+
+            def forward(self, x: Tensor) -> Tensor:
+                x = self.patches(x).flatten(2).transpose(1, 2)
+                count = x.shape[1]
+                x = torch.cat([self.token.expand(len(x), 1, 8), x[:, : count // 2]], 1)
+                for layer in self.encoder:
+                    x, _ = layer(x)
+                x = F.pad(self.between(x), (0, 0, 0, count - count // 2))
+                for layer in self.decoder:
+                    x, _ = layer(x)
+                return self.head(x)
+
+        pairing = pair(Masked(), torch.zeros(2, 3, 16, 16))
+        assert rows(pairing) == [
+            ("depth 1", "encoder.0[0]", "decoder.1[0]", 8, 6),
+            ("depth 2", "encoder.2[0]", "decoder.0[0]", 8, 6),
+        ]
+
+    def test_words_that_a_map_attends_to_do_not_cut_its_block(self) -> None:
+        class Attending(nn.Module):
+            def __init__(self, i: int, o: int, stride: int = 1) -> None:
+                super().__init__()
+                self.block, self.attention = Block(i, o, stride=stride), Attention(o, words=5)
+
+            def forward(self, x: Tensor, words: Tensor) -> Tensor:
+                x = self.block(x)
+                return x + self.attention(x.flatten(2).transpose(1, 2), words)[0].transpose(1, 2).view_as(x)
+
+        class Guided(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.d1, self.d2, self.mid = Attending(3, 8), Attending(8, 16, 2), Attending(16, 32, 2)
+                self.u2, self.u1, self.head = Attending(32, 16), Attending(16, 8), conv(8, 3)
+
+            def forward(self, x: Tensor, words: Tensor) -> Tensor:
+                x = self.mid(self.d2(self.d1(x, words), words), words)
+                x = self.u2(F.interpolate(x, scale_factor=2), words)
+                return self.head(self.u1(F.interpolate(x, scale_factor=2), words))
+
+        pairing = pair(Guided(), {"x": torch.zeros(2, 3, 16, 24), "words": torch.zeros(2, 7, 5)})
+        assert rows(pairing) == [("1", "d1", "u1", 8, 8), ("1/2", "d2", "u2", 16, 16)]
+        assert pairing.bottleneck == Tap("mid")
+
+
+class LastUNet(nn.Module):
+    """(B, H, W, C) between all layers."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+
+        def stage(wide: int) -> nn.Sequential:
+            return nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, wide), nn.GELU())
+
+        self.stem, self.one, self.merge = nn.Linear(3, width), stage(width), nn.Linear(4 * width, 2 * width)
+        self.mid, self.split, self.two = stage(2 * width), nn.Linear(2 * width, 4 * width), stage(width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.one(self.stem(x.permute(0, 2, 3, 1)))
+        b, h, w, c = skip.shape
+        x = skip.view(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+        x = self.split(self.mid(self.merge(x))).view(b, h // 2, w // 2, 2, 2, c)
+        x = x.permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c)
+        return self.head(self.two(x + skip)).permute(0, 3, 1, 2)
+
+
+class TestChannelsLast:
+    @pytest.mark.parametrize("shape", [(16, 24), (8, 8)])  # as many positions as channels, too
+    def test_maps_are_paired_and_read_channels_first(self, shape: tuple[int, int]) -> None:
+        model, x = LastUNet(), torch.randn(2, 3, *shape)
+        pairing = pair(model, x)
+        assert rows(pairing) == [("1", "one", "two", 8, 8)]
+        assert pairing["1"].scale == (1.0, 1.0)
+        assert all(tap.channels_last for tap in pairing.taps)
+        _, features = Taps(model, [*pairing.taps, "one"])(x)
+        torch.testing.assert_close(features[pairing["1"].encoder], features[Tap("one")].permute(0, 3, 1, 2))
+        declared = Pairing.declare([("one", "two")], model, x)
+        assert declared.pairs == pairing.pairs
+        assert Pairing.from_json(json.loads(json.dumps(pairing.to_json()))) == pairing
+
+    def test_blocks_that_turn_their_maps_round_inside(self) -> None:
+        class Turning(nn.Module):
+            def __init__(self, width: int) -> None:
+                super().__init__()
+                self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1, groups=width), nn.LayerNorm(width)
+                self.linear = nn.Linear(width, width)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return x + self.linear(self.norm(self.conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+        up = nn.ConvTranspose2d(16, 8, 2, 2)
+        model = nn.Sequential(conv(3, 8), Turning(8), conv(8, 16, stride=2), Turning(16), up, Turning(8), conv(8, 3))
+        pairing = pair(model, torch.zeros(1, 3, 8, 8))
+        assert rows(pairing) == [("1", "1", "5", 8, 8)]
+        assert not any(tap.channels_last for tap in pairing.taps)
+
+
 class TestByDepth:
     def test_transformer(self) -> None:
         model = nn.Transformer(8, 2, 3, 3, 16, batch_first=True)
@@ -486,6 +724,7 @@ class TestByDepth:
         assert rows(pairing) == [("depth 1", "body.0", "body.4", 8, 8), ("depth 2", "body.1", "body.3", 8, 8)]
         assert pairing.bottleneck.layer == "body.2"
         assert "the 5 layers of 'body' are folded in their middle" in str(pairing)
+        assert 'Pairing.declare([("body.0", "body.4"), …], model, example)' in str(pairing)
 
 
 class TestByWidth:

@@ -327,7 +327,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
     [
         (b"", "is no report file, or a damaged one"),
         (b'{"format": "skd.pairing"}', "this isn't a report's JSON"),
-        (b'{"format": "skd.report", "version": 9}', "another version; got 9; expected 1"),
+        (b'{"format": "skd.report", "version": 9}', "another version; got 9; expected 2"),
         (b'{"format": "skd.report", "version": 1, "rows": [{}]}', "damaged"),
         (b"\xff\xfe\x00", "is no report file"),
     ],

@@ -481,6 +481,21 @@ class TestSubstitute:
         assert_close(output, net.dec(net.block(net.block(code))), rtol=0, atol=0)
         assert torch.autograd.grad(output.sum(), code)[0].abs().sum() > 0
 
+    def test_maps_whose_channels_are_last_are_given_and_taken_channels_first(self) -> None:
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        x = torch.randn(2, 5, 6, 3)
+        tap = Tap("0", channels_last=True)
+        _, features = Taps(model, [tap])(x)
+        assert_close(features[tap], model[0](x).permute(0, 3, 1, 2))
+        new = torch.randn(2, 4, 5, 6)
+        output, features = Taps(model, [tap])(x, substitute={tap: new})
+        assert_close(output, model[1](new.permute(0, 2, 3, 1)))
+        assert_close(features[tap], new, rtol=0, atol=0)
+        with pytest.raises(ShapeError, match=r"another shape.*got \(2, 5, 6, 4\); expected \(2, 4, 5, 6\)"):
+            Taps(model, [])(x, substitute={tap: new.permute(0, 2, 3, 1)})
+        assert repr(tap).endswith("clone=False, channels_last=True)")
+        assert "channels_last" not in repr(Tap("0"))
+
     def test_keyword_inputs_are_substituted(self) -> None:
         inner = Lambda(lambda x, *, y: x + 10 * y[0])
         model = Second(inner, lambda x: x)

@@ -188,6 +188,13 @@ class ChannelsLast(nn.Module):
         return self.head(self.block(self.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
+class Last(nn.Module):
+    """Channels to the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(1, -1)
+
+
 class TestLayoutAndScale:
     def test_maps_have_a_scale_for_each_axis(self) -> None:
         model = sequence(nn.Conv2d(3, 4, 3, stride=(1, 2), padding=1), nn.Upsample(scale_factor=(3, 1)))
@@ -261,6 +268,51 @@ class TestLayoutAndScale:
         found = summary(dry_run(sequence(nn.Conv1d(4, 4, 1), Turn(), nn.ReLU()), torch.zeros(1, 4, 4)))
         assert found["0"] == ("BCL", 4, (1.0,))
         assert found["1"] == (None, None, None)
+
+    def test_channels_last_is_told_by_those_that_are_given_a_map(self) -> None:
+        for size in ((8, 16), (4, 4)):  # the second with as many positions as channels
+            trace = dry_run(sequence(nn.Conv2d(3, 4, 1), Last(), nn.Linear(4, 2)), torch.zeros(1, 3, *size))
+            assert [(record.layout, record.channels_last) for record in trace] == [
+                (None, True), ("BCHW", False), (None, True), (None, True),
+            ]  # fmt: skip
+        volumes = dry_run(sequence(Last(), nn.LayerNorm(3)), torch.zeros(1, 3, 4, 5, 6))
+        assert [record.channels_last for record in volumes] == [True, True, True]
+        assert not any(record.channels_last for record in dry_run(UNet(), X))
+
+    def test_a_norm_over_all_of_a_map_does_not_tell(self) -> None:
+        found = summary(dry_run(sequence(nn.Conv2d(3, 4, 1), nn.LayerNorm((4, 8, 16)), nn.Conv2d(4, 2, 1)), X))
+        assert found["1"] == ("BCHW", 4, (1.0, 1.0))
+
+    def test_signals_that_a_block_turns_round_for_its_recurrent_layers(self) -> None:
+        class Recurrent(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.lstm, self.linear = nn.LSTM(4, 4, bidirectional=True), nn.Linear(8, 4)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.linear(self.lstm(x.permute(2, 0, 1))[0]).permute(1, 2, 0)
+
+        found = summary(dry_run(sequence(nn.Conv1d(2, 4, 1), Recurrent()), torch.zeros(2, 2, 8)))
+        assert found["1"] == ("BCL", 4, (1.0,))
+        assert found["1.linear"] == (None, None, None)  # (positions, samples, channels)
+
+    def test_gated_linear_units(self) -> None:
+        found = summary(dry_run(sequence(nn.Conv1d(2, 6, 1), nn.GLU(1)), torch.zeros(2, 2, 8)))
+        assert found["1"] == ("BCL", 3, (1.0,))
+
+    def test_a_linear_layer_of_the_users_own(self) -> None:
+        class Own(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = nn.Parameter(torch.zeros(8, 5))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return x @ self.weight
+
+        found = summary(dry_run(sequence(nn.Embedding(9, 8), Own()), torch.zeros(2, 6, dtype=torch.long)))
+        assert found["1"] == ("BNC", 5, (1.0,))
+        square = summary(dry_run(sequence(nn.Embedding(9, 8), Own()), torch.zeros(2, 8, dtype=torch.long)))
+        assert square["1"] == (None, None, None)  # it may have turned positions and channels round
 
     def test_several_outputs(self) -> None:
         record = dry_run(nn.GRU(3, 4, batch_first=True), torch.zeros(2, 5, 3)).find("")

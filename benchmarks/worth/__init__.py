@@ -1,0 +1,1 @@
+"""What widths from spectra and projected weights are worth: ``python -m benchmarks.worth --help``."""

@@ -1,0 +1,71 @@
+"""What pages show of benchmarks: drawn from the committed results when the docs are built, and never typed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablations.table import table
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def list_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in reST; no cell is empty."""
+    cells = [("   * - " if k == 0 else "     - ") + cell for row in (head, *rows) for k, cell in enumerate(row)]
+    return "\n".join([".. list-table::", "   :header-rows: 1", "", *cells])
+
+
+def zoo_row(name: str, found: Mapping[str, Any]) -> list[str]:
+    """A network of benchmarks/results/zoo.json."""
+    made, (before, after) = found["compress"], found["loss"]
+    sizes = ["–"] * 4
+    if "refused" not in made:
+        sizes = [*(f"{made[key]:,}" for key in ("teacher", "budget", "bytes")), f"{made['energy']:.0%}"]
+    alone = "same" if found["alone"] == 0 else f"{found['alone']:.1g} off"
+    return [name, *sizes, f"{before:.3g} → {after:.3g}", found["graph"].partition(":")[0], alone]
+
+
+def zoo_tables() -> dict[str, str]:
+    """What stands in the place of each mark of zoo.rst: drawn from what was measured and from the expected pairings."""
+    report = json.loads((BENCHMARKS / "results" / "zoo.json").read_text(encoding="utf-8"))
+    networks = {name: found for name, found in report["networks"].items() if "skipped" not in found}
+    head = ["network", "teacher", "budget", "student", "energy kept", f"loss, {report['steps']} steps", "one graph"]
+    drawn = {name: json.loads((BENCHMARKS / "zoo" / "pairings" / f"{name}.json").read_text()) for name in networks}
+    pairs = [
+        [name, "; ".join(f"`{pair[1]}` – `{pair[2]}`" for pair in each["pairs"]), each["about"]]
+        for name, each in drawn.items()
+    ]
+    made = {name: found["compress"] for name, found in networks.items()}
+    refused = [f"- {name}: *{each['refused']}*" for name, each in made.items() if "refused" in each]
+    whole = [f"- {name}: *{reason}*" for name, each in made.items() for reason in each.get("whole", ())]
+    graphs = [f"- {name}: *{found['graph'][4:]}*" for name, found in networks.items() if found["graph"] != "yes"]
+    return {
+        "measured": list_table([*head, "without skd"], [zoo_row(*item) for item in networks.items()]),
+        "pairs": list_table(["network", "encoder – decoder", "how it is built"], pairs),
+        "refused": "\n".join(refused) or "None.",
+        "whole": "\n".join(whole) or "None.",
+        "graphs": "\n".join(graphs) or "None.",
+        "versions": ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+    }
+
+
+def ablation_marks() -> dict[str, str]:
+    """What ablations.rst shows, of what was measured."""
+    report = json.loads((BENCHMARKS / "results" / "ablations.json").read_text(encoding="utf-8"))
+    seeds = {name: len(arm["seeds"]) for name, arm in report["arms"].items()}
+    most = ", ".join(f"{name} {count}" for name, count in seeds.items() if count > 1)
+    return {"tables": "\n".join(table(report)), "arms": str(len(seeds)), "seeds": most}
+
+
+PAGES = {"ablations": ablation_marks, "zoo": zoo_tables}  # each gives a text for every ``@mark@`` of its page
+
+
+def draw(app: object, name: str, source: list[str]) -> None:
+    """Put what was measured in the place of each mark."""
+    if name in PAGES:
+        marks = PAGES[name]()
+        source[0] = re.sub(r"@(\w+)@", lambda found: marks[found[1]], source[0])

@@ -1,0 +1,1 @@
+"""What report() measures, and what it returns."""
