@@ -22,6 +22,8 @@ Sides = Literal["both", "encoder", "decoder"]
 
 _EVERY: tuple[Layout, ...] = get_args(Layout)
 SPATIAL: tuple[Layout, ...] = ("BCL", "BCHW", "BCDHW")
+POSITIONS: tuple[Layout, ...] = (*SPATIAL, "BNC")
+ONE_POSITION = "it compares positions, and a vector has one"
 
 
 class Layer(NamedTuple):
