@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from skd.adapters import Adapter, Chain, ChannelAdapter, SpaceAdapter
 from skd.distances import mse, normalised_mse
-from skd.errors import ArgumentError, LayerNotFoundError
+from skd.errors import ArgumentError, LayerNotFoundError, ShapeError
 from skd.knowledge import raw
 from skd.matching import Plan
 from skd.methods.transfer import Method, Transfer
+from skd.moments import Moments
 from skd.pairing import SymmetricPair
 from skd.schedules import Scaled, Weight
 from skd.spectra import Spectra
@@ -241,6 +242,28 @@ def _width_of(pair: SymmetricPair, index: int, spectra: Spectra | None) -> int:
     if measured is None or measured.pair.companions != pair.companions:
         return pair.width
     return measured.companions[index].channels
+
+
+def moments_of(layer: Layer, spectra: Spectra) -> Moments:
+    """The measured mean and covariance of a layer of the teacher.
+
+    Raises
+    ------
+    ShapeError
+        The spectra don't have it.
+    """
+    found: dict[Tap, Moments] = {}
+    for each in spectra:
+        taps = each.pair.encoder, each.pair.decoder, *each.pair.companions
+        found.update(zip(taps, (each.encoder, each.decoder, *each.companions), strict=True))
+    if layer.teacher not in found:
+        raise ShapeError(
+            "the spectra are of other layers than the plan's",
+            got=", ".join(map(str, found)),
+            expected=layer.teacher,
+            remedy="measure(teacher, pairing, data) with the pairing that is matched",
+        )
+    return found[layer.teacher]
 
 
 def require_choice(what: str, value: object, known: Sequence[str]) -> None:
