@@ -120,12 +120,11 @@ def dissimilar(student: Tensor, teacher: Tensor, *, data_range: float = 1.0) -> 
     channels = student.shape[1]
     size = (min(11, *student.shape[2:]) - 1) // 2 * 2 + 1
     steps = torch.arange(size, dtype=student.dtype, device=student.device) - (size - 1) / 2
-    line = (-(steps**2) / (2 * 1.5**2)).exp()
-    window = torch.outer(line, line) / line.sum() ** 2
-    kernel = window.expand(channels, 1, size, size)
+    line = (-(steps**2) / (2 * 1.5**2)).softmax(0).expand(channels, 1, 1, size)
 
     def blurred(values: Tensor) -> Tensor:
-        return F.conv2d(values, kernel, padding=size // 2, groups=channels)
+        along = F.conv2d(values, line, padding=(0, size // 2), groups=channels)
+        return F.conv2d(along, line.mT, padding=(size // 2, 0), groups=channels)
 
     one, other = blurred(student), blurred(teacher)
     variances = [blurred(student**2) - one**2, blurred(teacher**2) - other**2]

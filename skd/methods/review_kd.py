@@ -77,7 +77,7 @@ class ReviewKD(LayerMethod):
 
     def _run(self, last_first: Sequence[Layer]) -> list[Transfer]:
         width = min(512, last_first[0].student_width)
-        levels = [Level(layer, width) for layer in last_first]
+        levels = [Level(layer, width, fused=index > 0) for index, layer in enumerate(last_first)]
         rows = []
         for index, (layer, level) in enumerate(zip(last_first, levels, strict=True)):
             adapters: list[Adapter | None] = [*levels[:index], chain(level, layer.space())]
@@ -100,17 +100,27 @@ class ReviewKD(LayerMethod):
 class Level(Adapter):
     """A layer's part in the fusion: it projects the student's feature itself, the rest is used by `Reviewed`."""
 
-    def __init__(self, layer: Layer, width: int) -> None:
+    weigh: ChannelAdapter | None
+
+    def __init__(self, layer: Layer, width: int, *, fused: bool) -> None:
         super().__init__(layout=layer.layout)
         self.project = ChannelAdapter(layer.student_width, width, layout=layer.layout, bias=False)
         first: Layout = "BCL" if layer.layout == "BNC" else layer.layout
-        self.weigh = ChannelAdapter(2 * width, 2, layout=first)
+        self.weigh = ChannelAdapter(2 * width, 2, layout=first) if fused else None
         self.out = Convolution(width, layer.width, layout=layer.layout)
 
     def forward(self, feature: Tensor, reference: Tensor | None = None) -> Tensor:
         """The feature at the width of the fusion."""
         projected: Tensor = self.project(feature)
         return projected
+
+    def fuse(self, own: Tensor, later: Tensor) -> Tensor:
+        """The layer's feature and what was fused before, (B, C, *space), each in its share."""
+        later = _resized(later, tuple(own.shape[2:]))
+        if self.weigh is None:
+            return own
+        shares = self.weigh(torch.cat([own, later], 1)).sigmoid()
+        return own * shares[:, :1] + later * shares[:, 1:]
 
 
 class Reviewed:
@@ -126,10 +136,7 @@ class Reviewed:
             return spatial(features[0], layout=layout)
         fused = spatial(features[0], layout=layout)
         for level, feature in zip(self.levels[1:], features[1:], strict=True):
-            own = spatial(feature, layout=layout)
-            fused = _resized(fused, tuple(own.shape[2:]))
-            shares = level.weigh(torch.cat([own, fused], 1)).sigmoid()
-            fused = own * shares[:, :1] + fused * shares[:, 1:]
+            fused = level.fuse(spatial(feature, layout=layout), fused)
         out = self.levels[-1].out
         return spatial(out(fused.transpose(1, 2) if layout == "BNC" else fused), layout=layout)
 

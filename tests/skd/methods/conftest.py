@@ -60,7 +60,7 @@ class Case:
         return measure(self.teacher, pairing.Pairing(tuple(teacher for teacher, _ in self.plan)), [self.x])
 
     def distiller(self, method: Method | Sequence[Transfer]) -> Distiller:
-        return Distiller(self.teacher, self.student, method)
+        return Distiller(self.teacher, self.student, method).to(self.x.dtype)
 
     def losses(self, method: Method | Sequence[Transfer]) -> dict[str, Tensor]:
         return dict(self.distiller(method)(self.x).losses.terms)
