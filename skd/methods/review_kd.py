@@ -32,8 +32,8 @@ class ReviewKD(LayerMethod):
 
     .. math:: H(f, g) = \frac{\sum_k 2^{-k} \operatorname{mean}\, (P_k f - P_k g)^2}{\sum_k 2^{-k}}
 
-    p and v are 1×1 convolutions, c one of 3×3; P₀ is the identity, P₁ to P₃ average to 4, 2 and 1 cells on each axis,
-    where the feature is larger. Fusion goes from the layer of a side that runs last, l + 1, to those that run before,
+    p and v are 1×1 convolutions, c one of 3×3; P₀ is the identity, the others average to 4, 2 and 1 cells on each axis,
+    those of them that the feature is larger than. Fusion goes from the layer of a side that runs last, l + 1, to those that run before,
     l: in the encoder from the deepest to the shallowest, in the decoder from the outermost to the innermost.
 
     Parameters
