@@ -39,6 +39,8 @@ class AT(LayerMethod):
     S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention: Improving the Performance of Convolutional Neural
     Networks via Attention Transfer", ICLR 2017, arXiv:1612.03928.
 
+    Behind a LayerNorm over the channels every position has the same sum of squares: the map is flat and the loss zero.
+
     Deviations: the student's map is resampled where sizes differ; the paper's factor ½ is part of the weight. Tokens
     have an attention over the sequence.
 

@@ -44,8 +44,8 @@ class AttentionMSE(LayerMethod):
     Notes
     -----
     X. Jiao, Y. Yin, L. Shang, X. Jiang, X. Chen, L. Li, F. Wang, Q. Liu, "TinyBERT: Distilling BERT for Natural
-    Language Understanding", Findings of EMNLP 2020, arXiv:1909.10351, eq. 7. Without the networks' own matrices, a(f)
-    is the relation that MiniLM (W. Wang et al., NeurIPS 2020, arXiv:2002.10957, eq. 4) takes of an attention's values.
+    Language Understanding", Findings of EMNLP 2020, arXiv:1909.10351. Without the networks' own matrices, a(f)
+    is the relation that MiniLM (W. Wang et al., NeurIPS 2020, arXiv:2002.10957) takes of an attention's values.
 
     A longer sequence is a ShapeError. Deviations: the heads' average stands for heads of equal number; PyTorch's own
     layers don't return their matrices, hence the relation of hidden states. Padding counts as tokens do.

@@ -29,7 +29,7 @@ class CC(LayerMethod):
     Parameters
     ----------
     plan, spectra, sides, weight, output
-        As in `LayerMethod`; the default weight is 100, as is usual where the method is implemented so.
+        As in `LayerMethod`; the default weight, 100, is ours: the kernels of two networks differ by little.
     gamma : float
         γ; the paper's 0.4.
     order : int
@@ -48,7 +48,7 @@ class CC(LayerMethod):
     Notes
     -----
     B. Peng, X. Jin, J. Liu, D. Li, Y. Wu, Y. Liu, S. Zhou, Z. Zhang, "Correlation Congruence for Knowledge
-    Distillation", ICCV 2019, arXiv:1904.01802, eq. 6 to 9.
+    Distillation", ICCV 2019, arXiv:1904.01802.
 
     A batch of one sample is a ShapeError, unless samples are positions. Deviation: one row a layer of flattened
     features, where the paper has an embedding; neither widths nor sizes need to agree, so it isn't learned.

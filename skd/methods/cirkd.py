@@ -44,7 +44,7 @@ class CIRKD(LayerMethod):
     Notes
     -----
     C. Yang, H. Zhou, Z. An, X. Jiang, Y. Xu, Q. Zhang, "Cross-Image Relational Knowledge Distillation for Semantic
-    Segmentation", CVPR 2022, arXiv:2204.06986, eq. 3 to 5.
+    Segmentation", CVPR 2022, arXiv:2204.06986.
 
     With a single sample the relations are those inside the image. Deviations: the terms with a memory of pixels and
     regions are left out, as these are chosen by class; a grid's averages stand for all pixels (the code averages over

@@ -41,7 +41,7 @@ class Collaborative(LayerMethod):
     Notes
     -----
     H. Wang, Y. Li, Y. Wang, H. Hu, M.-H. Yang, "Collaborative Distillation for Ultra-Resolution Universal Style
-    Transfer", CVPR 2020, arXiv:2003.08436, eq. 1 to 4.
+    Transfer", CVPR 2020, arXiv:2003.08436.
 
     The teacher runs twice a step. Q is there also where widths are equal (it starts as the identity then).
 

@@ -35,7 +35,7 @@ class CWD(LayerMethod):
     Notes
     -----
     C. Shu, Y. Liu, J. Gao, Z. Yan, C. Shen, "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021,
-    arXiv:2011.13256, eq. 4 and 5.
+    arXiv:2011.13256.
 
     Deviations: the student's feature is resampled where sizes differ; tokens are positions of a line.
 

@@ -49,7 +49,7 @@ class FSP(LayerMethod):
     Notes
     -----
     J. Yim, D. Joo, J. Bae, J. Kim, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and
-    Transfer Learning", CVPR 2017, doi 10.1109/CVPR.2017.754, eq. 1 and 2.
+    Transfer Learning", CVPR 2017, doi 10.1109/CVPR.2017.754.
 
     A row bears the name of the layer that the flow starts from. Deviations: the paper's layers have equal widths; where
     they differ there is a learned 1×1 map A, one for each layer. The mean of squares stands for their sum, and all

@@ -21,7 +21,7 @@ class GANCompression(LayerMethod):
     Notes
     -----
     M. Li, J. Lin, Y. Ding, Z. Liu, J.-Y. Zhu, S. Han, "GAN Compression: Efficient Architectures for Interactive
-    Conditional GANs", CVPR 2020, arXiv:2003.08936, eq. 1 to 3.
+    Conditional GANs", CVPR 2020, arXiv:2003.08936.
 
     A is there even where widths are equal (it starts as the identity then), and all terms count from the first step:
     that is what sets it apart from `FitNets`.

@@ -35,7 +35,7 @@ class HiddenStates(LayerMethod):
     Notes
     -----
     X. Jiao, Y. Yin, L. Shang, X. Jiang, X. Chen, L. Li, F. Wang, Q. Liu, "TinyBERT: Distilling BERT for Natural
-    Language Understanding", Findings of EMNLP 2020, arXiv:1909.10351, eq. 8. V. Sanh, L. Debut, J. Chaumond, T. Wolf,
+    Language Understanding", Findings of EMNLP 2020, arXiv:1909.10351. V. Sanh, L. Debut, J. Chaumond, T. Wolf,
     "DistilBERT, a distilled version of BERT", 2019, arXiv:1910.01108.
 
     Deviations: W is only there where widths differ; padding counts as tokens do.

@@ -37,7 +37,7 @@ class ICKD(LayerMethod):
     Notes
     -----
     L. Liu, Q. Huang, S. Lin, H. Xie, B. Wang, X. Chang, X. Liang, "Exploring Inter-Channel Correlation for
-    Diversity-preserved Knowledge Distillation", ICCV 2021, arXiv:2202.03680, eq. 2 to 4.
+    Diversity-preserved Knowledge Distillation", ICCV 2021, arXiv:2202.03680.
 
     Deviations: A is linear, without the code's batch normalisation, and only where widths differ; the variant for
     segmentation, which works on patches of a grid, isn't here.

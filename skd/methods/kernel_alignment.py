@@ -38,7 +38,7 @@ class KernelAlignment(LayerMethod):
     Notes
     -----
     Q. Jin, J. Ren, O. J. Woodford, J. Wang, G. Yuan, Y. Wang, S. Tulyakov, "Teachers Do More Than Teach: Compressing
-    Image-to-Image Models", CVPR 2021, arXiv:2103.03467, eq. 1 to 3.
+    Image-to-Image Models", CVPR 2021, arXiv:2103.03467.
 
     "paper" is no divergence: its least value is −w. A batch of one sample, where it is constant, is a ShapeError; and
     independent features after a ReLU score −0.997 in batches of 8, so there is hardly anything left to learn.

@@ -41,8 +41,7 @@ class MGD(LayerMethod):
 
     Notes
     -----
-    Z. Yang, Z. Li, M. Shao, D. Shi, Z. Yuan, C. Yuan, "Masked Generative Distillation", ECCV 2022, arXiv:2205.01529,
-    eq. 3 to 5.
+    Z. Yang, Z. Li, M. Shao, D. Shi, Z. Yuan, C. Yuan, "Masked Generative Distillation", ECCV 2022, arXiv:2205.01529.
 
     Not a divergence of the features: G is learned, so that a student equal to its teacher has a loss. The loss is a sum
     over channels and positions: the weight belongs to a size of features. Masks come from PyTorch's generator of the

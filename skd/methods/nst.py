@@ -25,7 +25,8 @@ class NST(LayerMethod):
     Parameters
     ----------
     plan, spectra, sides, weight, output
-        As in `LayerMethod`; the default weight is the paper's 50.
+        As in `LayerMethod`; the default weight is 50, as is usual (Tian et al., "Contrastive
+        Representation Distillation", ICLR 2020).
 
     Raises
     ------
@@ -34,8 +35,7 @@ class NST(LayerMethod):
 
     Notes
     -----
-    Z. Huang, N. Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017, arXiv:1707.01219,
-    eq. 4 to 7.
+    Z. Huang, N. Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017, arXiv:1707.01219.
 
     Memory is that of C×C numbers a sample. Deviations: the student's map is resampled where sizes differ; the paper's ½
     is part of the weight.

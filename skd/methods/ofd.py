@@ -40,7 +40,7 @@ class OFD(LayerMethod):
     Notes
     -----
     B. Heo, J. Kim, S. Yun, H. Park, N. Kwak, J. Y. Choi, "A Comprehensive Overhaul of Feature Distillation", ICCV 2019,
-    arXiv:1904.01866, eq. 1 to 4.
+    arXiv:1904.01866.
 
     Meant for features before their ReLU: after it nothing is negative, μ⁻ is 0 and this is the error of the regressor.
     The loss is a sum over channels and positions: the weight belongs to a size of features.

@@ -45,7 +45,7 @@ class OMGD(LayerMethod):
     Notes
     -----
     Y. Ren, J. Wu, X. Xiao, J. Yang, "Online Multi-Granularity Distillation for GAN Compression", ICCV 2021,
-    arXiv:2108.06908, eq. 5 to 9.
+    arXiv:2108.06908.
 
     The term of smoothness doesn't look at the teacher, so it isn't a divergence; that of SSIM is.
 

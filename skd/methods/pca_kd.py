@@ -44,7 +44,7 @@ class PCAKD(LayerMethod):
     Notes
     -----
     T.-Y. Chiu, D. Gurari, "PCA-Based Knowledge Distillation Towards Lightweight and Content-Style Balanced
-    Photorealistic Style Transfer Models", CVPR 2022, arXiv:2203.13452, eq. 4 to 7.
+    Photorealistic Style Transfer Models", CVPR 2022, arXiv:2203.13452.
 
     Where a student's side is as wide as the teacher's, the channels are compared as they are.
 

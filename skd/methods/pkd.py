@@ -30,7 +30,7 @@ class PKD(LayerMethod):
     Notes
     -----
     W. Cao, Y. Zhang, J. Gao, A. Cheng, K. Cheng, J. Cheng, "PKD: General Distillation Framework for Object Detectors
-    via Pearson Correlation Coefficient", NeurIPS 2022, arXiv:2207.02039, eq. 3 and 4.
+    via Pearson Correlation Coefficient", NeurIPS 2022, arXiv:2207.02039.
 
     Deviations: the paper's layers have equal widths; where they differ there is a learned 1×1 map A. The deviation is
     the population's.

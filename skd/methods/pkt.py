@@ -47,7 +47,7 @@ class PKT(LayerMethod):
     Notes
     -----
     N. Passalis, A. Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018,
-    arXiv:1803.10837, eq. 4 to 8, with the cosine kernel.
+    arXiv:1803.10837, with the cosine kernel.
 
     A batch of one sample is a ShapeError, unless samples are positions. Deviation: one row a layer, where the paper
     compares the last.

@@ -33,8 +33,9 @@ class ReviewKD(LayerMethod):
     .. math:: H(f, g) = \frac{\sum_k 2^{-k} \operatorname{mean}\, (P_k f - P_k g)^2}{\sum_k 2^{-k}}
 
     p and v are 1×1 convolutions, c one of 3×3; P₀ is the identity, the others average to 4, 2 and 1 cells on each axis,
-    those of them that the feature is larger than. Fusion goes from the layer of a side that runs last, l + 1, to those that run before,
-    l: in the encoder from the deepest to the shallowest, in the decoder from the outermost to the innermost.
+    those of them that the feature is larger than. Fusion goes from the layer of a side that runs last, l + 1, to those
+    that run before, l: in the encoder from the deepest to the shallowest, in the decoder from the outermost to the
+    innermost.
 
     Parameters
     ----------
@@ -48,8 +49,8 @@ class ReviewKD(LayerMethod):
 
     Notes
     -----
-    P. Chen, S. Liu, H. Zhao, J. Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021, arXiv:2104.09044, eq. 4 to
-    7, and its code for the fusion.
+    P. Chen, S. Liu, H. Zhao, J. Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021, arXiv:2104.09044, and
+    its code for the fusion.
 
     Not a divergence of the features: the fusion is learned, so that a student equal to its teacher has a loss.
 
@@ -77,49 +78,49 @@ class ReviewKD(LayerMethod):
 
     def _run(self, last_first: Sequence[Layer]) -> list[Transfer]:
         width = min(512, last_first[0].student_width)
-        levels = [Level(layer, width, fused=index > 0) for index, layer in enumerate(last_first)]
-        rows = []
-        for index, (layer, level) in enumerate(zip(last_first, levels, strict=True)):
-            adapters: list[Adapter | None] = [*levels[:index], chain(level, layer.space())]
-            if index == 0:
-                adapters = [chain(level, layer.space(), level.out)]
-            rows.append(
-                Transfer(
-                    f"{layer.name}/review",
-                    [each.student for each in last_first[: index + 1]],
-                    layer.teacher,
-                    Reviewed(levels[: index + 1]) if index else spatial,
-                    pyramid,
-                    self.weight,
-                    student_adapters=adapters,
-                )
+        last, fusions = Level(last_first[0], width), [Fusion(layer, width) for layer in last_first[1:]]
+        rows = [
+            self.row(last_first[0], "review", spatial, pyramid, adapter=chain(last, last_first[0].space(), last.out))
+        ]
+        for index, (layer, fusion) in enumerate(zip(last_first[1:], fusions, strict=True)):
+            row = Transfer(
+                f"{layer.name}/review",
+                [each.student for each in last_first[: index + 2]],
+                layer.teacher,
+                Reviewed(fusions[: index + 1]),
+                pyramid,
+                self.weight,
+                student_adapters=[last, *fusions[:index], chain(fusion, layer.space())],
             )
+            rows.append(row)
         return rows
 
 
 class Level(Adapter):
-    """A layer's part in the fusion: it projects the student's feature itself, the rest is used by `Reviewed`."""
+    """A layer's part: it brings the student's feature to the fusion's width, and what is fused to the teacher's."""
 
-    weigh: ChannelAdapter | None
-
-    def __init__(self, layer: Layer, width: int, *, fused: bool) -> None:
+    def __init__(self, layer: Layer, width: int) -> None:
         super().__init__(layout=layer.layout)
         self.project = ChannelAdapter(layer.student_width, width, layout=layer.layout, bias=False)
-        first: Layout = "BCL" if layer.layout == "BNC" else layer.layout
-        self.weigh = ChannelAdapter(2 * width, 2, layout=first) if fused else None
         self.out = Convolution(width, layer.width, layout=layer.layout)
 
     def forward(self, feature: Tensor, reference: Tensor | None = None) -> Tensor:
-        """The feature at the width of the fusion."""
+        """The feature at the fusion's width; `out` is for others to call."""
         projected: Tensor = self.project(feature)
         return projected
+
+
+class Fusion(Level):
+    """A level that reviews those behind it."""
+
+    def __init__(self, layer: Layer, width: int) -> None:
+        super().__init__(layer, width)
+        self.weigh = ChannelAdapter(2 * width, 2, layout="BCL" if layer.layout == "BNC" else layer.layout)
 
     def fuse(self, own: Tensor, later: Tensor) -> Tensor:
         """The layer's feature and what was fused before, (B, C, *space), each in its share."""
         later = _resized(later, tuple(own.shape[2:]))
-        if self.weigh is None:
-            return own
-        shares = self.weigh(torch.cat([own, later], 1)).sigmoid()
+        shares: Tensor = self.weigh(torch.cat([own, later], 1)).sigmoid()
         return own * shares[:, :1] + later * shares[:, 1:]
 
 
@@ -128,16 +129,16 @@ class Reviewed:
 
     __name__ = "reviewed"
 
-    def __init__(self, levels: Sequence[Level]) -> None:
-        self.levels = tuple(levels)  # registered by the row's adapters
+    def __init__(self, fusions: Sequence[Fusion]) -> None:
+        self.fusions = tuple(fusions)  # of all features but the last; the row's adapters register them
 
     def __call__(self, *features: Tensor, layout: Layout = "BCHW") -> Tensor:
-        if len(features) == 1:
-            return spatial(features[0], layout=layout)
-        fused = spatial(features[0], layout=layout)
-        for level, feature in zip(self.levels[1:], features[1:], strict=True):
-            fused = level.fuse(spatial(feature, layout=layout), fused)
-        out = self.levels[-1].out
+        fused, *others = (spatial(feature, layout=layout) for feature in features)
+        if not others:
+            return fused
+        for fusion, feature in zip(self.fusions, others, strict=True):
+            fused = fusion.fuse(feature, fused)
+        out = self.fusions[-1].out
         return spatial(out(fused.transpose(1, 2) if layout == "BNC" else fused), layout=layout)
 
 

@@ -47,7 +47,7 @@ class RKD(LayerMethod):
 
     Notes
     -----
-    W. Park, D. Kim, Y. Lu, M. Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv:1904.05068, eq. 5 to 11; the
+    W. Park, D. Kim, Y. Lu, M. Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv:1904.05068; the
     factors are those of its code.
 
     Fewer than three samples, where the angles are constant, are a ShapeError. Deviations: one pair of rows a layer of

@@ -24,7 +24,7 @@ class SP(LayerMethod):
 
     Notes
     -----
-    F. Tung, G. Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv:1907.09682, eq. 2 to 4.
+    F. Tung, G. Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv:1907.09682.
 
     Neither widths nor sizes need to agree, so there is no adapter. A batch of one sample, where the loss is zero for
     every student, is a ShapeError; the same between positions is `StructuredKD`. Deviations: none.

@@ -35,7 +35,7 @@ class StructuredKD(LayerMethod):
     Notes
     -----
     Y. Liu, K. Chen, C. Liu, Z. Qin, Z. Luo, J. Wang, "Structured Knowledge Distillation for Semantic Segmentation",
-    CVPR 2019, arXiv:1903.04197, eq. 3.
+    CVPR 2019, arXiv:1903.04197.
 
     Works with a single sample. Deviations: the pixel-wise term needs class scores (`Hinton` is it) and the holistic one
     a discriminator; the cells are averages of a grid that keeps the map's proportions, where the code takes the maxima

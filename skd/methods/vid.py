@@ -48,7 +48,7 @@ class VID(LayerMethod):
     Notes
     -----
     S. Ahn, S. X. Hu, A. Damianou, N. D. Lawrence, Z. Dai, "Variational Information Distillation for Knowledge
-    Transfer", CVPR 2019, arXiv:1904.05835, eq. 5 and 6, without the constants.
+    Transfer", CVPR 2019, arXiv:1904.05835, without the constants.
 
     Not a divergence: the term may be negative, and μ is learned, so that a student equal to its teacher has a loss.
 

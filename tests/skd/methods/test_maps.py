@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from skd import Distiller
 from skd.errors import ArgumentError, ShapeError
+from skd.knowledge import attention
 from skd.methods import AT, CIRKD, CWD, FSP, ICKD, MGD, NST, OFD, OMGD, PKD, VID, GANCompression, ReviewKD, StructuredKD
 from skd.methods.ofd import negative_mean
 from skd.methods.omgd import dissimilar, total_variation
@@ -452,3 +453,11 @@ def test_sizes_that_differ_are_resampled(case: Any) -> None:
     ours, theirs = (F.normalize(one, dim=1) for one in maps)
     found = made.losses(AT(made.plan, weight=1.0))["1/2/encoder/attention"]
     torch.testing.assert_close(found, (ours - theirs).square().mean())
+
+
+def test_at_has_nothing_to_say_behind_a_layer_norm() -> None:
+    """Said in its docstring: the squares of a normalised vector add up to the same at every position."""
+    tokens = torch.randn(2, 9, 16)
+    flat = attention(nn.LayerNorm(16, eps=0.0)(tokens), layout="BNC")
+    torch.testing.assert_close(flat, torch.full((2, 9), 1 / 3), rtol=1e-4, atol=0)
+    assert attention(tokens, layout="BNC").std() > 0.01
