@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from skd.adapters import Adapter
-from skd.errors import ArgumentError
 from skd.taps import Layout
 
 _CONVOLUTIONS: dict[str, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
@@ -22,8 +21,6 @@ class Convolution(Adapter):
 
     def __init__(self, in_channels: int, out_channels: int, *, layout: Layout) -> None:
         super().__init__(layout=layout)
-        if layout not in _CONVOLUTIONS:
-            raise ArgumentError("a convolution needs positions", got=layout, expected=", ".join(_CONVOLUTIONS))
         self.convolution = _CONVOLUTIONS[layout](in_channels, out_channels, 3, padding=1)
 
     def forward(self, feature: Tensor, reference: Tensor | None = None) -> Tensor:

@@ -12,14 +12,13 @@ from skd.distances import mse, normalised_mse
 from skd.errors import ArgumentError, LayerNotFoundError, ShapeError
 from skd.knowledge import raw
 from skd.matching import Plan
+from skd.methods.symmetric import Sides
 from skd.methods.transfer import Method, Transfer
 from skd.moments import Moments
 from skd.pairing import SymmetricPair
 from skd.schedules import Scaled, Weight
 from skd.spectra import Spectra
 from skd.taps import Layout, Tap
-
-Sides = Literal["both", "encoder", "decoder"]
 
 _EVERY: tuple[Layout, ...] = get_args(Layout)
 SPATIAL: tuple[Layout, ...] = ("BCL", "BCHW", "BCDHW")

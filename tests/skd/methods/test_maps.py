@@ -301,6 +301,7 @@ def test_mgd_masks_the_share_that_is_said() -> None:
     assert set(seen[0].unique().tolist()) == {0.0, 1.0}
     assert seen[0].mean().item() == pytest.approx(0.35, abs=0.02)
     assert torch.equal(seen[0][:, 0], seen[0][:, 1])  # all channels of a position
+    assert "masked=0.65, BCHW" in repr(module)
 
 
 @pytest.mark.parametrize("kind", ["maps", "tokens"])
