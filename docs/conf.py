@@ -11,7 +11,7 @@ import skd
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]  # behind what is installed
 
-from drawn import draw  # noqa: E402
+from drawn import draw
 
 project = "skd"
 author = "The skd authors"

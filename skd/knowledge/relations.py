@@ -35,6 +35,21 @@ def _grid(size: tuple[int, ...], most: int) -> tuple[int, ...]:
     return tuple(grid)
 
 
+def cells(feature: Tensor, layout: Layout, count: int, grid: tuple[int, ...] | None = None) -> Tensor:
+    """The feature averaged over the cells of a grid, (B, C, P) with P ≤ count; for relations between positions."""
+    if count < 2:
+        raise ArgumentError("an affinity needs at least two cells", got=f"count={count}")
+    positions(feature, layout, purpose="an affinity between positions")
+    spatial = feature.transpose(1, 2) if layout == "BNC" else feature
+    size = tuple(spatial.shape[2:])
+    wanted = _grid(size, count) if grid is None else tuple(grid)
+    if len(wanted) != len(size) or any(not 1 <= cell <= side for cell, side in zip(wanted, size, strict=True)):
+        raise ArgumentError("the grid doesn't fit in the feature", got=f"grid={wanted}", expected=f"at most {size}")
+    if wanted != size:
+        spatial = _POOLS[len(size)](spatial, wanted)
+    return spatial.flatten(2)
+
+
 @full_precision
 def position_affinity(
     feature: Tensor,
@@ -80,17 +95,8 @@ def position_affinity(
              [0.6000, 1.0000, 0.8000],
              [0.0000, 0.8000, 1.0000]]])
     """
-    if count < 2:
-        raise ArgumentError("an affinity needs at least two cells", got=f"count={count}")
-    positions(feature, layout, purpose="an affinity between positions")
-    spatial = feature.transpose(1, 2) if layout == "BNC" else feature
-    size = tuple(spatial.shape[2:])
-    cells = _grid(size, count) if grid is None else tuple(grid)
-    if len(cells) != len(size) or any(not 1 <= cell <= side for cell, side in zip(cells, size, strict=True)):
-        raise ArgumentError("the grid doesn't fit in the feature", got=f"grid={cells}", expected=f"at most {size}")
-    if cells != size:
-        spatial = _POOLS[len(size)](spatial, cells)
-    directions = unit(spatial.flatten(2), 1)
+    averaged = cells(feature, layout, count, grid)
+    directions = unit(averaged, 1)
     return directions.mT @ directions
 
 
