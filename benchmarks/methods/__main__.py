@@ -1,0 +1,122 @@
+"""Methods of distillation against each other: ``python -m benchmarks.methods --task denoising --data DIR``.
+
+Every method trains a student of the same shape from the same random weights on the same crops in the same order, for
+the same steps with the same optimizer. First each method's weight is chosen from the same three factors of its own, on
+one seed, by the validation split (`cells.TUNING_SEED`); then the seeds of the table run with the chosen one. A cell that
+stands in ``--out`` already isn't run again, so a run that was killed goes on; ``--jobs`` runs cells side by side.
+
+``--stage screen`` measures on validation; ``--stage final`` on the test split, with more steps: run it once, when all
+definitions are fixed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+from benchmarks.methods.arms import ARMS, CONTROLS, FACTORS, METHODS
+from benchmarks.methods.cells import TUNING_SEED, Cell, Prepared, Store, run_cell
+from benchmarks.methods.table import chosen_factor, table
+from benchmarks.methods.tasks import SMOKE, TASKS, Setting
+from kbstyle_example.data import list_pictures
+from kbstyle_example.evaluation.costs import surroundings
+from kbstyle_example.splits import digest_of_names
+
+RESULTS = Path(__file__).parents[1] / "results" / "methods.jsonl"
+STEPS = {"screen": 300, "final": 3000}
+SPLIT = {"screen": "validation", "final": "test"}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="benchmarks.methods", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--task", choices=list(TASKS), required=True)
+    parser.add_argument("--data", type=Path, required=True, help="holds content/ and style/")
+    parser.add_argument("--methods", nargs="+", choices=list(ARMS), metavar="METHOD", help="(all, and the controls)")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--steps", type=int, help=f"of each cell ({STEPS})")
+    parser.add_argument("--stage", choices=list(STEPS), default="screen")
+    parser.add_argument("--jobs", type=int, default=1, help="cells side by side, a thread each (%(default)s)")
+    parser.add_argument("--cache", type=Path, default=Path("runs/methods"), help="where teachers are kept")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--smoke", action="store_true", help="everything at its smallest: whether it runs at all")
+    options = parser.parse_args(arguments)
+    options.methods = options.methods or [*METHODS, *CONTROLS]
+    options.seeds = options.seeds if options.seeds is not None else [0] if options.smoke else [0, 1, 2]
+    options.steps = options.steps or (2 if options.smoke else STEPS[options.stage])
+    if TUNING_SEED in options.seeds:
+        parser.error(f"{TUNING_SEED} is the seed of the trials")
+    return options
+
+
+def plan_of(options: argparse.Namespace, setting: Setting) -> str:
+    """A digest of all that cells share."""
+    pictures = {kind: digest_of_names(list_pictures(options.data / kind)) for kind in ("content", "style")}
+    text = json.dumps([dataclasses.asdict(setting), pictures], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_prepared: dict[tuple[str, bool, Path, Path], Prepared] = {}
+
+
+def prepared(task: str, smoke: bool, data: Path, cache: Path) -> Prepared:
+    """A task made ready, once in a process."""
+    key = task, smoke, data, cache
+    if key not in _prepared:
+        torch.set_num_threads(1)
+        _prepared[key] = Prepared(TASKS[task](SMOKE if smoke else Setting(), data, cache))
+    return _prepared[key]
+
+
+def work(options: argparse.Namespace, store: Store, cell: Cell) -> None:
+    """Run a cell and keep its line."""
+    found = run_cell(prepared(options.task, options.smoke, options.data, options.cache), cell)
+    store.add(cell, found, surroundings())
+    print(*cell[:4], found.get("value", found.get("na")), flush=True)
+
+
+def run_all(options: argparse.Namespace, store: Store, cells: Sequence[Cell]) -> None:
+    """Those that are missing."""
+    done = store.done()
+    missing = [cell for cell in cells if cell not in done]
+    if options.jobs <= 1 or len(missing) <= 1:
+        for cell in missing:
+            work(options, store, cell)
+        return
+    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(work, options, store, cell) for cell in missing]:
+            future.result()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Choose the weights, run the seeds, print the table."""
+    options = parse(arguments)
+    task = prepared(options.task, options.smoke, options.data, options.cache).task  # trains the teacher, if need be
+    store = Store(options.out, plan_of(options, task.setting))
+    trials = [
+        Cell(options.task, name, factor, TUNING_SEED, options.steps, "validation")
+        for name in options.methods
+        for factor in (FACTORS if ARMS[name].tuned else ())
+    ]
+    run_all(options, store, trials)
+    done = store.done()
+    cells = []
+    for name in options.methods:
+        factor = chosen_factor(done, options.task, name, options.steps, higher=task.higher_is_better)
+        if factor is not None:
+            split = SPLIT[options.stage]
+            cells += [Cell(options.task, name, factor, seed, options.steps, split) for seed in options.seeds]
+    run_all(options, store, cells)
+    print("\n".join(table(list(store.lines()), task.name, task.measure, higher=task.higher_is_better)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Cells: one training of one student by one method; each is run once and is one line of a file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from filelock import FileLock
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+import skd
+from benchmarks.methods.arms import ARMS
+from benchmarks.methods.tasks import Task
+from benchmarks.worth.arms import fresh
+from skd.errors import ArgumentError, SkdError
+
+TUNING_SEED = 1000  # of the trials that choose a method's weight; no seed of the table
+
+
+class Cell(NamedTuple):
+    """Which training: task, arm, factor of its weight, seed, optimizer steps, split that is measured."""
+
+    task: str
+    arm: str
+    factor: float
+    seed: int
+    steps: int
+    split: str
+
+
+class Prepared:
+    """What all cells of a task share: spectra, and the student's shape and start."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.calibration = task.calibration()
+        self.pairing = task.pairing(task.teacher)
+        self.spectra = skd.measure(task.teacher, self.pairing, self.calibration)
+        self.started = skd.compress(
+            task.teacher, self.spectra, data=self.calibration, size=task.size, allocation="uniform"
+        )
+
+    def student(self, seed: int, *, started: bool = False) -> nn.Module:
+        """Of random weights by a seed, the same for all methods; or as `compress` starts it."""
+        return copy.deepcopy(self.started.student) if started else fresh(self.started.student, seed)
+
+
+class Noted(Dataset[Any]):
+    """A dataset with a digest of all samples that were read, in their order: equal for all methods of a seed."""
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.digest = source, hashlib.sha256()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self.source[index]
+        for part in sample:
+            self.digest.update(part.numpy().tobytes())
+        return sample
+
+
+def run_cell(prepared: Prepared, cell: Cell) -> dict[str, Any]:
+    """Train and measure; a method without a meaning on this task says why under "na"."""
+    task, arm = prepared.task, ARMS[cell.arm]
+    student = prepared.student(cell.seed, started=not arm.trained)
+    began = time.process_time()
+    samples = Noted(task.samples("train", cell.seed, cell.steps * task.setting.batch))
+    if arm.trained:
+        try:
+            rows = _rows(prepared, student, cell)
+        except ArgumentError as error:
+            return {"na": " ".join(str(error).split())}
+        try:
+            _train(task, student, rows, DataLoader(samples, batch_size=task.setting.batch), cell)
+        except SkdError as error:
+            return {"na": " ".join(str(error).split())}
+    value = task.measured(student.eval(), cell.split)
+    return {
+        "value": value,
+        "order": samples.digest.hexdigest()[:16],
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }
+
+
+def _rows(prepared: Prepared, student: nn.Module, cell: Cell) -> Any:
+    task, arm = prepared.task, ARMS[cell.arm]
+    if arm.make is None:
+        if task.truth is None:
+            raise ArgumentError("it has no meaning here: nobody but the teacher knows what the output should be")
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        plan = skd.match(prepared.pairing, task.pairing(student))
+        method = arm.make(plan, prepared.spectra, cell.factor)
+        method.transfers() if isinstance(method, skd.methods.Method) else None  # refuses now what it can't do
+        torch.manual_seed(cell.seed)
+        return method
+
+
+class _Scratch(nn.Module):
+    """The task's own loss, as a training module."""
+
+    def __init__(self, student: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.student, self.task = student, task
+
+    def forward(self, *batch: Any) -> skd.Step:
+        output = self.student(self.task.inputs(batch))
+        return skd.Step(output, skd.Losses({"task": self.task.task_loss(output, batch)}))
+
+
+def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -> None:
+    recipe = skd.Recipe(
+        steps=cell.steps,
+        learning_rate=task.setting.learning_rate,
+        warmup=min(20, cell.steps // 10),
+        channels_last=True,
+        seed=cell.seed,
+        cpu=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        if rows is None:
+            skd.fit(_Scratch(student, task), loader, folder, recipe=recipe, product=student, label=cell.arm)
+            return
+        skd.distill(
+            task.teacher,
+            loader,
+            folder,
+            student=student,
+            recipe=recipe,
+            method=rows,
+            inputs=task.inputs,
+            pairings=(task.pairing(task.teacher), task.pairing(student)),
+            task_loss=None if task.truth is None else task.task_loss,
+            calibration=task.batches("train", 2_000_000, 16),  # for the check and the report, which train nothing
+            label=cell.arm,
+        )
+
+
+class Store:
+    """The lines of a file: a cell that stands in it isn't run again, whoever ran it.
+
+    Parameters
+    ----------
+    path : Path
+    plan : str
+        Digest of all that cells share; lines of another plan don't count.
+    """
+
+    def __init__(self, path: Path, plan: str) -> None:
+        self.path, self.plan = path, plan
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """All whole lines of this plan; what a killed process left of one is passed over."""
+        if not self.path.exists():
+            return
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and line.get("plan") == self.plan:
+                yield line
+
+    def done(self) -> dict[Cell, dict[str, Any]]:
+        """By cell."""
+        return {Cell(*(line[name] for name in Cell._fields)): line for line in self.lines()}
+
+    def add(self, cell: Cell, found: Mapping[str, Any], surroundings: Mapping[str, Any]) -> None:
+        """Append a line; several processes may."""
+        line = {**cell._asdict(), "plan": self.plan, **found, "surroundings": dict(surroundings)}
+        with FileLock(f"{self.path}.lock"), self.path.open("a+b") as file:
+            file.seek(0, os.SEEK_END)
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # half a line of a process that was killed
+                    file.write(b"\n")
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())

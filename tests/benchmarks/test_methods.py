@@ -1,0 +1,137 @@
+"""The benchmark of methods at its smallest: cells that are run once, equal data for all, figures that add up."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+pytest.importorskip("torch_pruning")
+ROOT = Path(__file__).resolve().parents[2]
+ARMS = ["SKD", "FitNets", "Hinton", "from scratch", "output only", "started, not trained"]
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    monkeypatch.syspath_prepend(str(ROOT))
+    names = ("arms", "tasks", "cells", "table", "__main__")
+    return {name: importlib.import_module(f"benchmarks.methods.{name}") for name in names}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of every split, with something in them to learn."""
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for kind in ("content", "style"):
+        (root / kind).mkdir()
+        for k in range(80):  # about four of each split that holds one in twenty
+            rough = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+            rough.resize((64, 48), Image.Resampling.BICUBIC).save(root / kind / f"{k}.png")
+    return root
+
+
+def test_a_smoke_run(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "methods.jsonl"
+    command = ["--task", "denoising", "--data", str(folder), "--cache", str(tmp_path / "cache"), "--out", str(out)]
+    command += ["--smoke", "--seeds", "0", "1", "--methods", *ARMS]
+    main = parts["__main__"].main
+    main(command)
+    table = capsys.readouterr().out
+    lines = [json.loads(text) for text in out.read_text(encoding="utf-8").splitlines()]
+    of_seed = [line for line in lines if line["seed"] == 1 and "value" in line and line["arm"] != ARMS[-1]]
+    assert {line["arm"] for line in of_seed} == {"SKD", "FitNets", "from scratch", "output only"}
+    assert len({line["order"] for line in of_seed}) == 1  # the same crops in the same order
+    assert len({line["order"] for line in lines if line["arm"] == "SKD"}) == 3  # other crops for each seed
+    assert "Hinton: n/a" in table
+    trials = [line for line in lines if line["arm"] == "SKD" and line["seed"] == parts["cells"].TUNING_SEED]
+    best = max(trials, key=lambda line: line["value"])
+    assert all(line["factor"] == best["factor"] for line in lines if line["arm"] == "SKD" and line not in trials)
+    assert len(trials) == 3
+    kept = out.read_bytes()
+
+    def never(*_: Any) -> dict[str, Any]:
+        raise RuntimeError("it was run twice")
+
+    monkeypatch.setattr(parts["__main__"], "run_cell", never)
+    main(command)  # nothing is missing
+    assert out.read_bytes() == kept
+    assert capsys.readouterr().out.splitlines()[-5:] == table.splitlines()[-5:]
+    last = lines[-1]
+    out.write_bytes(kept[: kept.rindex(b"\n", 0, -1) + 20])  # killed while the last line was written
+    with pytest.raises(RuntimeError, match="run twice"):
+        main(command)
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(ROOT))
+    main(command)
+    again = json.loads(out.read_text(encoding="utf-8").splitlines()[-1])
+    assert again["value"] == last["value"]  # the very same training
+
+
+def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
+    task = parts["tasks"].denoising(parts["tasks"].SMOKE, folder, tmp_path)
+    noisy, clean = (
+        np.concatenate([batch[k].numpy().astype(np.float64) for batch in task.batches("test", 0, 4)]) for k in (0, 1)
+    )
+    errors = ((noisy.clip(0, 1) - clean) ** 2).reshape(len(clean), -1).mean(1)
+    assert task.measured(nn.Identity(), "test") == pytest.approx((10 * np.log10(1 / errors)).mean(), rel=1e-6)
+    assert task.measured(nn.Identity(), "test") != pytest.approx(task.measured(nn.Identity(), "validation"), rel=1e-6)
+
+
+def line(arm: str, seed: int, value: float, **others: Any) -> dict[str, Any]:
+    cell = {"task": "t", "arm": arm, "factor": 1.0, "seed": seed, "steps": 10, "split": "validation"}
+    return {**cell, "value": value, **others}
+
+
+def test_the_table_against_numpy(parts: dict[str, ModuleType]) -> None:
+    ours, theirs = [30.0, 31.0, 33.0], [29.5, 30.7, 32.0]
+    lines = [line("SKD", k, value) for k, value in enumerate(ours)]
+    lines += [line("FitNets", k, value) for k, value in enumerate(theirs)]
+    lines += [line("AT", 0, 99.0, steps=5), line("SKD", parts["cells"].TUNING_SEED, 1.0)]  # fewer steps; a trial
+    first, second = parts["table"].rows(lines, "t", higher=True)
+    assert [first["arm"], second["arm"]] == ["SKD", "FitNets"]
+    apart = np.subtract(theirs, ours)
+    assert second["apart"] == pytest.approx(apart.mean())
+    quantile = 4.302652729911275  # of Student's t, two degrees of freedom, 97.5 %
+    assert second["apart_half"] == pytest.approx(quantile * apart.std(ddof=1) / np.sqrt(3), rel=1e-6)
+    assert first["half"] == pytest.approx(quantile * np.std(ours, ddof=1) / np.sqrt(3), rel=1e-6)
+    assert [row["arm"] for row in parts["table"].rows(lines, "t", higher=False)] == ["FitNets", "SKD"]
+
+
+def test_the_factor_is_chosen_on_validation_alone(parts: dict[str, ModuleType]) -> None:
+    Cell, choose = parts["cells"].Cell, parts["table"].chosen_factor
+    seed, factors = parts["cells"].TUNING_SEED, parts["arms"].FACTORS
+    done = {
+        Cell("t", "SKD", factor, seed, 10, "validation"): {"value": value}
+        for factor, value in zip(factors, (1.0, 3.0, 2.0), strict=True)
+    }
+    done[Cell("t", "SKD", factors[0], seed, 10, "test")] = {"value": 9.0}
+    assert choose(done, "t", "SKD", 10, higher=True) == factors[1]
+    assert choose(done, "t", "SKD", 10, higher=False) == factors[0]
+    assert choose(done, "t", "FitNets", 10, higher=True) is None
+    assert choose(done, "t", "from scratch", 10, higher=True) == 1.0
+
+
+def test_lines_of_another_plan_do_not_count(parts: dict[str, ModuleType], tmp_path: Path) -> None:
+    cells = parts["cells"]
+    cell = cells.Cell("t", "SKD", 1.0, 0, 10, "test")
+    cells.Store(tmp_path / "a.jsonl", "one").add(cell, {"value": 1.0}, {})
+    assert list(cells.Store(tmp_path / "a.jsonl", "one").done()) == [cell]
+    assert not cells.Store(tmp_path / "a.jsonl", "other").done()
+
+
+def test_all_methods_are_compared(parts: dict[str, ModuleType]) -> None:
+    import skd
+
+    known = {name for name in skd.methods.__all__ if name not in ("Layer", "LayerMethod", "Method", "Stage")}
+    assert set(parts["arms"].METHODS) == known - {"Through", "Transfer", "OutputOnly"}
