@@ -2,8 +2,8 @@
 
 Every method trains a student of the same shape from the same random weights on the same crops in the same order, for
 the same steps with the same optimizer. First each method's weight is chosen from the same three factors of its own, on
-one seed, by the validation split (`cells.TUNING_SEED`); then the seeds of the table run with the chosen one. A cell that
-stands in ``--out`` already isn't run again, so a run that was killed goes on; ``--jobs`` runs cells side by side.
+one seed, by the validation split (`cells.TUNING_SEED`); then the seeds of the table run with the chosen one. A cell
+that stands in ``--out`` already isn't run again, so a run that was killed goes on; ``--jobs`` runs cells side by side.
 
 ``--stage screen`` measures on validation; ``--stage final`` on the test split, with more steps: run it once, when all
 definitions are fixed.
