@@ -1,0 +1,216 @@
+"""How long one picture takes, in ratios within one run: ``python -m benchmarks.latency``.
+
+Content and style have the same size, and both are encoded; "style known" is the picture alone. All systems run in one
+process on the same input, take turns, and each ratio is taken within a round, so that what slows the machine for a
+while slows all of them. MicroAST and AdaIN with VGG-19 have random weights: they take the same time. Seconds are of the
+processor, all threads together, and of the wall.
+
+Beside them stands the floor: multiply-adds, and the least bytes that must move if everything between two statistics
+were one pass (pictures read and written once; what is normalised, and what the decoder takes from the content encoder,
+written once and read once).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kbstyle_example.evaluation.costs import surroundings
+from kbstyle_example.files import write_atomically
+from kbstyle_example.networks import STUDENT, KBStyle
+from kbstyle_example.peers.microast import MicroAST
+from kbstyle_example.peers.system import of_module
+
+RESULTS = Path(__file__).parent / "results" / "latency.json"
+SIZES = ((512, 512), (2048, 1080))
+KBSTYLE, KNOWN, ONNX, ADAIN = "KBStyle", "KBStyle, style known", "KBStyle, ONNX Runtime", "AdaIN with VGG-19"
+Run = Callable[[Tensor, Tensor], Any]
+
+
+def vgg(widths: Sequence[int | str]) -> nn.Sequential:
+    """3×3 convolutions with reflected borders; "down" halves, "up" doubles."""
+    layers: list[nn.Module] = []
+    width = int(widths[0])
+    for each in widths[1:]:
+        if each == "down":
+            layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
+        elif each == "up":
+            layers.append(nn.Upsample(scale_factor=2.0))
+        else:
+            layers += [nn.Conv2d(width, int(each), 3, padding=1, padding_mode="reflect"), nn.ReLU()]
+            width = int(each)
+    return nn.Sequential(*layers)
+
+
+class AdaIN(nn.Module):
+    """Huang & Belongie 2017: VGG-19 up to relu4_1 for both, their statistics exchanged, and a mirrored decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = vgg((3, 64, 64, "down", 128, 128, "down", 256, 256, 256, 256, "down", 512))
+        self.decoder = vgg((512, 256, "up", 256, 256, 256, 128, "up", 128, 64, "up", 64, 3))
+
+    def forward(self, content: Tensor, style: Tensor) -> Tensor:
+        """(B, 3, H, W) twice → (B, 3, H, W), sides multiples of 8."""
+        x, y = self.encoder(content), self.encoder(style)
+        (v, m), (w, n) = (torch.var_mean(each, (2, 3), keepdim=True) for each in (x, y))
+        out: Tensor = self.decoder((x - m) * ((w + 1e-5) / (v + 1e-5)).sqrt() + n)
+        return out
+
+
+def systems(onnx: bool, folder: Path) -> dict[str, tuple[Run, nn.Module | None]]:
+    """What takes turns; the first is what ratios are to."""
+    torch.manual_seed(0)
+    ours = KBStyle(STUDENT).eval().to(memory_format=torch.channels_last)
+    microast, adain = MicroAST().eval(), AdaIN().eval()
+    known: dict[tuple[int, ...], Any] = {}
+
+    def render(content: Tensor, style: Tensor) -> Tensor:
+        if style.shape not in known:
+            known[style.shape] = ours.encode_style(_last(style))
+        return ours.render(_last(content), known[style.shape])
+
+    found: dict[str, tuple[Run, nn.Module | None]] = {
+        KBSTYLE: (lambda c, s: ours(_last(c), _last(s)), ours),
+        KNOWN: (render, None),
+        "MicroAST": (microast, microast),
+        ADAIN: (adain, adain),
+    }
+    if onnx:
+        found[ONNX] = (_onnx(KBStyle(STUDENT).eval(), folder), None)
+    return found
+
+
+def _last(picture: Tensor) -> Tensor:
+    return picture.contiguous(memory_format=torch.channels_last)
+
+
+def _onnx(network: KBStyle, folder: Path) -> Run:
+    import onnxruntime
+
+    from kbstyle_example.exporting import export_kbstyle
+
+    whole = export_kbstyle(network, folder)[0].path
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
+    return lambda content, style: session.run(None, {"content": content.numpy(), "style": style.numpy()})
+
+
+def timed(runs: dict[str, Run], size: tuple[int, int], rounds: int) -> dict[str, dict[str, Any]]:
+    """Seconds of each, and ratios to the first: medians over the rounds, and their least and greatest."""
+    noise = torch.Generator().manual_seed(0)
+    content, style = (torch.rand(1, 3, size[1], size[0], generator=noise) for _ in range(2))
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    names = list(runs)
+    with torch.inference_mode():
+        for turn in range(rounds + 1):
+            for k in range(len(names)):
+                name = names[(turn + k) % len(names)]
+                wall, cpu = time.perf_counter(), time.process_time()
+                runs[name](content, style)
+                if turn > 0:  # the first warms up
+                    taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    rows = {}
+    for name, pairs in taken.items():
+        row: dict[str, Any] = {}
+        for place, what in enumerate(("wall", "cpu")):
+            ratios = [pair[place] / own[place] for pair, own in zip(pairs, taken[names[0]], strict=True)]
+            row[what] = {
+                "seconds": round(statistics.median(pair[place] for pair in pairs), 4),
+                "ratio": round(statistics.median(ratios), 2),
+                "least": round(min(ratios), 2),
+                "greatest": round(max(ratios), 2),
+            }
+        rows[name] = row
+    return rows
+
+
+def floor(network: KBStyle, size: tuple[int, int]) -> dict[str, int]:
+    """Least bytes that move for one picture, style encoded, in float32."""
+    width, height = size
+    pixels = width * height
+    one, two, three = (pixels // side**2 * count for side, count in zip((2, 4, 8), network.config.widths, strict=True))
+    pictures = 3 * 3 * pixels  # content and style read, the result written
+    normalised = 2 * (one + two + three)  # statistics stand between writing and reading
+    kept = 2 * (one + two)  # of the content encoder, until the decoder is there
+    return {"bytes": 4 * (pictures + normalised + kept), "parameters": 4 * sum(p.numel() for p in network.parameters())}
+
+
+_PEAK = """
+import sys, torch
+from pathlib import Path
+def peak(name):
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
+torch.set_num_threads(int(sys.argv[3]))
+before = peak("VmHWM")
+from kbstyle_example.networks import STUDENT, KBStyle
+network = KBStyle(STUDENT).eval().to(memory_format=torch.channels_last)
+with torch.inference_mode():
+    pictures = [torch.rand(1, 3, int(sys.argv[2]), int(sys.argv[1])) for _ in range(2)]
+    network(*(each.contiguous(memory_format=torch.channels_last) for each in pictures))
+print(round(peak("VmHWM") - before))
+"""
+
+
+def peak_mib(size: tuple[int, int]) -> int | None:
+    """MiB above a process that has imported torch, for one picture with its style; None where no /proc tells."""
+    if not Path("/proc/self/status").exists():
+        return None
+    arguments = [str(size[0]), str(size[1]), str(torch.get_num_threads())]
+    done = subprocess.run([sys.executable, "-c", _PEAK, *arguments], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="that count, after one that doesn't (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
+    parser.add_argument("--no-onnx", action="store_true", help="leave ONNX Runtime out (extra onnx)")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        every = systems(not options.no_onnx, Path(folder))
+        for size in SIZES:
+            # AdaIN takes minutes at 2K, and gigabytes.
+            runs = {name: run for name, (run, _) in every.items() if name != ADAIN or size == SIZES[0]}
+            found = timed(runs, size, options.rounds)
+            for name, row in found.items():
+                module = every[name][1]
+                if module is not None:
+                    row["multiply_adds"] = of_module(module, name, sha256="0" * 64, size=0).multiply_adds(size, size)
+            ours = every[KBSTYLE][1]
+            assert isinstance(ours, KBStyle)
+            rows.append({"size": list(size), "systems": found, "floor": floor(ours, size), "peak_mib": peak_mib(size)})
+            print("\n".join(lines(rows[-1])), flush=True)
+    report = {"command": "python -m benchmarks.latency", "rounds": options.rounds, **surroundings(), "rows": rows}
+    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+
+
+def lines(row: dict[str, Any]) -> list[str]:
+    """One size, for people."""
+    shown = [f"{row['size'][0]}×{row['size'][1]}: {row['floor']['bytes'] / 1e6:.0f} MB at least, {row['peak_mib']} MiB"]
+    for name, each in row["systems"].items():
+        counted = f"{each['multiply_adds'] / 1e9:8.2f} G" if "multiply_adds" in each else " " * 10
+        cpu = each["cpu"]
+        spread = f"{cpu['ratio']:7.2f} ({cpu['least']:.2f} to {cpu['greatest']:.2f})"
+        shown.append(f"  {name:24}{counted}{1000 * cpu['seconds']:10.0f} ms of CPU {spread}")
+    return shown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The benchmark of latency: ratios within rounds against a clock of its own, the floor in closed form."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from kbstyle_example.networks import STUDENT, KBStyle
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def latency() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("latency", ROOT / "benchmarks" / "latency.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_ratios_are_taken_within_a_round(latency: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    turns = {"fast": 0, "slow": 0}
+
+    def run(name: str, factor: float) -> object:
+        def take(content: Tensor, style: Tensor) -> None:
+            assert content.shape == style.shape == (1, 3, 20, 30)
+            now[0] += factor * (1 + turns[name])  # a machine that gets slower from round to round
+            turns[name] += 1
+
+        return take
+
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(latency.time, "process_time", lambda: 2 * now[0])
+    found = latency.timed({"fast": run("fast", 1.0), "slow": run("slow", 3.0)}, (30, 20), rounds=3)
+    assert turns == {"fast": 4, "slow": 4}
+    assert found["fast"]["wall"] == {"seconds": 3.0, "ratio": 1.0, "least": 1.0, "greatest": 1.0}
+    assert found["slow"]["wall"] == {"seconds": 9.0, "ratio": 3.0, "least": 3.0, "greatest": 3.0}
+    assert found["slow"]["cpu"]["seconds"] == 18.0
+
+
+def test_the_floor_in_closed_form(latency: ModuleType) -> None:
+    one, two, three = STUDENT.widths
+    pixels = 64 * 48
+    moved = 9 * pixels + 4 * (one * pixels // 4 + two * pixels // 16) + 2 * three * pixels // 64
+    assert latency.floor(KBStyle(STUDENT), (64, 48)) == {"bytes": 4 * moved, "parameters": 4 * 49_253}
+
+
+def test_a_known_style_is_encoded_once(latency: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[tuple[int, ...]] = []
+    before = KBStyle.encode_style
+
+    def counted(network: KBStyle, style: Tensor) -> object:
+        encoded.append(tuple(style.shape))
+        return before(network, style)
+
+    monkeypatch.setattr(KBStyle, "encode_style", counted)
+    found = latency.systems(onnx=False, folder=tmp_path)
+    content, style = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 24, 24)
+    with torch.inference_mode():
+        known = [found[latency.KNOWN][0](content, style) for _ in range(3)]
+        assert encoded == [(1, 3, 24, 24)]
+        torch.testing.assert_close(known[2], found[latency.KBSTYLE][0](content, style))
+        assert found[latency.ADAIN][0](content, style).shape == content.shape
