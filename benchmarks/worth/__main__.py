@@ -24,9 +24,10 @@ import skd
 from benchmarks.worth.arms import ARMS, Starts
 from benchmarks.worth.table import table
 from benchmarks.worth.tasks import SKD_OPTIONS, TASKS, Setting, Task
-from kbstyle_example.data import digest_of_names, list_pictures
+from kbstyle_example.data import list_pictures
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.files import write_atomically
+from kbstyle_example.splits import digest_of_names
 
 RESULTS = Path(__file__).parents[1] / "results" / "worth.json"
 SMOKE = Setting(

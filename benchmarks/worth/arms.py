@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import skd
-from kbstyle_example.networks import Block, StyledBlocks
+from kbstyle_example.layers import Block, StyledBlocks
 from skd._compression.analysis import Data, analyse
 from skd._compression.groups import Group
 from skd._compression.projection import project

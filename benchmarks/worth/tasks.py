@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import skd
 from benchmarks.worth.unet import NoisyCrops, trained_teacher, unet_pairing
-from kbstyle_example.data import StylePairs, list_pictures, of_split
+from kbstyle_example.data import StylePairs, list_pictures
 from kbstyle_example.distill import kbstyle_pairing
+from kbstyle_example.splits import of_split
 from kbstyle_example.weights_file import load_weights
 
 # Learned adapters compare a student with its teacher whatever channels or directions it has: a basis of the spectra
