@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablations.table import table
+from benchmarks.ablations import table as ablations
+from benchmarks.worth import table as worth
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -58,10 +60,18 @@ def ablation_marks() -> dict[str, str]:
     report = json.loads((BENCHMARKS / "results" / "ablations.json").read_text(encoding="utf-8"))
     seeds = {name: len(arm["seeds"]) for name, arm in report["arms"].items()}
     most = ", ".join(f"{name} {count}" for name, count in seeds.items() if count > 1)
-    return {"tables": "\n".join(table(report)), "arms": str(len(seeds)), "seeds": most}
+    return {"tables": "\n".join(ablations.table(report)), "arms": str(len(seeds)), "seeds": most}
 
 
-PAGES = {"ablations": ablation_marks, "zoo": zoo_tables}  # each gives a text for every ``@mark@`` of its page
+def worth_marks() -> dict[str, str]:
+    """What worth.rst shows, of what was measured."""
+    report = json.loads((BENCHMARKS / "results" / "worth.json").read_text(encoding="utf-8"))
+    drawn = "\n\n".join(worth.table(report))
+    return {"tables": textwrap.indent(drawn, "   ")}
+
+
+# Each gives a text for every ``@mark@`` of its page.
+PAGES = {"ablations": ablation_marks, "worth": worth_marks, "zoo": zoo_tables}
 
 
 def draw(app: object, name: str, source: list[str]) -> None:
