@@ -70,8 +70,19 @@ def worth_marks() -> dict[str, str]:
     return {"tables": textwrap.indent(drawn, "   ")}
 
 
+def compress_marks() -> dict[str, str]:
+    """What compress.rst shows of the two kinds of bases."""
+    report = json.loads((BENCHMARKS / "results" / "bases.json").read_text(encoding="utf-8"))
+    rows = []
+    for name, runs in report["networks"].items():
+        rotated, groups = runs[0]["groups"]
+        kept = [" ".join(f"{run[bases]:.3f}" for run in runs) for bases in ("subset", "rotated")]
+        rows.append([name, f"{rotated} of {groups}", *kept])
+    return {"bases": list_table(["network", "groups rotated", "channels", "directions"], rows)}
+
+
 # Each gives a text for every ``@mark@`` of its page.
-PAGES = {"ablations": ablation_marks, "worth": worth_marks, "zoo": zoo_tables}
+PAGES = {"ablations": ablation_marks, "compress": compress_marks, "worth": worth_marks, "zoo": zoo_tables}
 
 
 def draw(app: object, name: str, source: list[str]) -> None:

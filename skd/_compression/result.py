@@ -62,6 +62,7 @@ class Compressed:
 
     Examples
     --------
+    >>> from skd import compress
     >>> _ = torch.manual_seed(0)
     >>> net = nn.Sequential(nn.Conv1d(1, 8, 3), nn.ReLU(), nn.Conv1d(8, 1, 3))
     >>> done = compress(net, None, data=[torch.randn(4, 1, 32)], widths={"0": 3})
