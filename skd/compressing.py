@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from skd._compression.analysis import Analysis, Data, analyse
+from skd._compression.analysis import Analysis, Data, analyse, run_once
 from skd._compression.budget import file_bytes, parse_size, sizes_of
 from skd._compression.costs import Costs
 from skd._compression.factory import Factory
 from skd._compression.foreign import plain, restore
+from skd._compression.narrowing import norms_following
 from skd._compression.outcome import output_energy
 from skd._compression.plan import Plan, given_widths, names_of, pair_widths
 from skd._compression.projection import project
@@ -153,7 +154,10 @@ def compress(
     student = project(
         teacher, found.groups, found.choices, chosen, found.wanted, found.moments, lifted=start == "projected"
     )
-    if factory is not None:
+    if factory is None:
+        with norms_following(student):
+            run_once(*source.example(teacher))(student)
+    else:
         student = factory.filled(plan.picked, student)
     restore(student).eval()
     names = names_of(found)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import types
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,6 +76,34 @@ def narrowed(model: nn.Module, groups: Sequence[Group], keep: Keep) -> nn.Module
     return twin
 
 
+@contextlib.contextmanager
+def norms_following(model: nn.Module) -> Iterator[None]:
+    """While it is open, norms without weights take on the number of channels that they are given.
+
+    They have nothing to narrow, and no place in the graph, but know a number, and some check it.
+    """
+
+    def follow(module: Any, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            batched = args[0].ndim == SIZES[type(module)]
+            module.num_features = args[0].shape[1 if batched else 0]
+
+    handles = [
+        module.register_forward_pre_hook(follow)
+        for module in model.modules()
+        if type(module) in SIZES and not module.affine and not module.track_running_stats
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# Dimensions of a batch, for each norm that may have no weights.
+SIZES: dict[type[Any], int] = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
+
+
 def _sharing(model: nn.Module) -> list[list[str]]:
     places: dict[int, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -135,7 +164,8 @@ def _difference(model: nn.Module, groups: Sequence[Group], keep: Keep, run: Call
     for twin in (small, silent):
         _plain_norms(twin)
     try:
-        ours = [value for _, value in tensors(run(small))]
+        with norms_following(small):
+            ours = [value for _, value in tensors(run(small))]
     except Exception as error:
         return f"narrower, the network doesn't run: {_first_line(error)}"
     theirs = [value for _, value in tensors(run(silent))]

@@ -43,6 +43,8 @@ def trace_channels(
     twin = copy.deepcopy(model)
     for module in twin.modules():
         module.training = False
+        if getattr(module, "inplace", None) is True:  # autograd would write the graph before it anew, without its layer
+            module.inplace = False  # type: ignore[assignment]
     for parameter in twin.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)

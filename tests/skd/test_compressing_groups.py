@@ -216,3 +216,30 @@ def test_a_linear_layer_whose_weight_lies_the_other_way_round() -> None:
     torch.testing.assert_close(ours.student(data[0]), theirs.student(data[0]))
     assert type(net[2]) is Conv1D
     torch.testing.assert_close(net.state_dict(), state)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_norms_with_and_without_weights_before_activations_in_place(affine: bool, inplace: bool) -> None:
+    """MONAI's blocks have the one, CycleGAN's the other: neither may keep a channel that is gone."""
+    seeded()
+    net = nn.Sequential(
+        nn.Conv2d(1, 12, 3),
+        nn.InstanceNorm2d(12, affine=affine),
+        nn.Dropout(0.1),
+        nn.LeakyReLU(0.1, inplace=inplace),
+        nn.Conv2d(12, 2, 1),
+    )
+    assert open_widths(groups_of(net.eval(), torch.randn(2, 1, 8, 8))) == [12]
+    data = noise(4, 1, 8, 8)
+    done = compress(net, None, data=data, widths={"0": 5}, start="cut")
+    norm = done.student[1]  # type: ignore[index]
+    assert norm.num_features == 5
+    assert not norm._forward_pre_hooks
+    kept = [int((net[0].weight == row).all((1, 2, 3)).nonzero()) for row in done.student[0].weight]  # type: ignore[index, union-attr]
+    if affine:
+        torch.testing.assert_close(norm.weight, net[1].weight[kept])  # type: ignore[index]
+    with torch.no_grad():
+        middle = nn.functional.instance_norm(net[0](data[0])[:, kept])
+        wanted = nn.functional.conv2d(nn.functional.leaky_relu(middle, 0.1), net[4].weight[:, kept], net[4].bias)  # type: ignore[index, arg-type]
+        torch.testing.assert_close(done.student(data[0]), wanted)
