@@ -22,10 +22,12 @@ from pathlib import Path
 
 import torch
 
+import skd
+from benchmarks.methods import arms
 from benchmarks.methods.arms import ARMS, CONTROLS, FACTORS, METHODS
 from benchmarks.methods.cells import TUNING_SEED, Cell, Prepared, Store, run_cell
 from benchmarks.methods.table import chosen_factor, table
-from benchmarks.methods.tasks import SMOKE, TASKS, Setting
+from benchmarks.methods.tasks import SMOKE, TASKS, Setting, Task
 from kbstyle_example.data import list_pictures
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.splits import digest_of_names
@@ -57,11 +59,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def plan_of(options: argparse.Namespace, setting: Setting) -> str:
-    """A digest of all that cells share."""
+def plan_of(options: argparse.Namespace, task: Task) -> str:
+    """A digest of all that cells share: sizes, pictures, the teacher's weights, and what the methods are defined by."""
     pictures = {kind: digest_of_names(list_pictures(options.data / kind)) for kind in ("content", "style")}
-    text = json.dumps([dataclasses.asdict(setting), pictures], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    found = hashlib.sha256(json.dumps([dataclasses.asdict(task.setting), pictures], sort_keys=True).encode())
+    for name, tensor in task.teacher.state_dict().items():
+        found.update(name.encode() + tensor.numpy().tobytes())
+    package = Path(skd.__file__).parent
+    for path in sorted(path for part in DEFINED_BY for path in package.glob(part)):
+        found.update(path.read_bytes())
+    found.update(Path(arms.__file__).read_bytes())
+    return found.hexdigest()[:16]
+
+
+DEFINED_BY = ("methods/*.py", "knowledge/*.py", "adapters/*.py", "distances.py", "distiller.py")
 
 
 _prepared: dict[tuple[str, bool, Path, Path], Prepared] = {}
@@ -100,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Choose the weights, run the seeds, print the table."""
     options = parse(arguments)
     task = prepared(options.task, options.smoke, options.data, options.cache).task  # trains the teacher, if need be
-    store = Store(options.out, plan_of(options, task.setting))
+    store = Store(options.out, plan_of(options, task))
     trials = [
         Cell(options.task, name, factor, TUNING_SEED, options.steps, "validation")
         for name in options.methods
@@ -115,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             split = SPLIT[options.stage]
             cells += [Cell(options.task, name, factor, seed, options.steps, split) for seed in options.seeds]
     run_all(options, store, cells)
-    print("\n".join(table(list(store.lines()), task.name, task.measure, higher=task.higher_is_better)))
+    split = SPLIT[options.stage]
+    print("\n".join(table(list(store.lines()), task.name, task.measure, split, higher=task.higher_is_better)))
 
 
 if __name__ == "__main__":

@@ -38,19 +38,18 @@ def half_width(values: Sequence[float]) -> float | None:
     return t95(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def rows(lines: Sequence[Mapping[str, Any]], task: str, *, higher: bool) -> list[dict[str, Any]]:
-    """One for each arm at the most steps that were run, the best first; those without a meaning last."""
-    mine = [line for line in lines if line["task"] == task]
+def rows(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: bool) -> list[dict[str, Any]]:
+    """One for each arm on a split, at the most steps that seeds ran; the best first, those without a meaning last."""
+    found_steps = [line["steps"] for line in lines if line["split"] == split and line["seed"] != TUNING_SEED]
+    steps = max(found_steps, default=0)
+    mine = [line for line in lines if line["task"] == task and line["steps"] == steps]
     tables: dict[str, dict[int, float]] = defaultdict(dict)
     reasons: dict[str, str] = {}
     factors: dict[str, float] = {}
-    steps = max((line["steps"] for line in mine), default=0)
     for line in mine:
-        if line["steps"] != steps:
-            continue
-        if "na" in line:
+        if "na" in line:  # the trials found that out, or, where there are none, the seeds
             reasons[line["arm"]] = line["na"]
-        elif line["seed"] != TUNING_SEED:
+        elif line["seed"] != TUNING_SEED and line["split"] == split:
             tables[line["arm"]][line["seed"]] = line["value"]
             factors[line["arm"]] = line["factor"]
     found = []
@@ -73,11 +72,11 @@ def rows(lines: Sequence[Mapping[str, Any]], task: str, *, higher: bool) -> list
     return found + [{"arm": arm, "na": reason} for arm, reason in reasons.items() if arm not in tables]
 
 
-def table(lines: Sequence[Mapping[str, Any]], task: str, measure: str, *, higher: bool) -> list[str]:
+def table(lines: Sequence[Mapping[str, Any]], task: str, measure: str, split: str, *, higher: bool) -> list[str]:
     """Lines of reStructuredText."""
     cells = [["method", "weight ×", "seeds", measure, f"less {REFERENCE}'s, seed by seed"]]
     notes = []
-    for row in rows(lines, task, higher=higher):
+    for row in rows(lines, task, split, higher=higher):
         if "na" in row:
             cells.append([row["arm"], "n/a", "–", "–", "–"])
             notes.append(f"- {row['arm']}: n/a, {row['na']}")

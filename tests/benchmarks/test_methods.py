@@ -97,15 +97,17 @@ def test_the_table_against_numpy(parts: dict[str, ModuleType]) -> None:
     ours, theirs = [30.0, 31.0, 33.0], [29.5, 30.7, 32.0]
     lines = [line("SKD", k, value) for k, value in enumerate(ours)]
     lines += [line("FitNets", k, value) for k, value in enumerate(theirs)]
-    lines += [line("AT", 0, 99.0, steps=5), line("SKD", parts["cells"].TUNING_SEED, 1.0)]  # fewer steps; a trial
-    first, second = parts["table"].rows(lines, "t", higher=True)
+    lines += [line("AT", 0, 99.0, steps=5)]  # fewer steps
+    lines += [line("SKD", parts["cells"].TUNING_SEED, 1.0, steps=30)]  # a trial, though of more steps
+    lines += [line("SKD", 0, 1.0, split="test")]
+    first, second = parts["table"].rows(lines, "t", "validation", higher=True)
     assert [first["arm"], second["arm"]] == ["SKD", "FitNets"]
     apart = np.subtract(theirs, ours)
     assert second["apart"] == pytest.approx(apart.mean())
     quantile = 4.302652729911275  # of Student's t, two degrees of freedom, 97.5 %
     assert second["apart_half"] == pytest.approx(quantile * apart.std(ddof=1) / np.sqrt(3), rel=1e-6)
     assert first["half"] == pytest.approx(quantile * np.std(ours, ddof=1) / np.sqrt(3), rel=1e-6)
-    assert [row["arm"] for row in parts["table"].rows(lines, "t", higher=False)] == ["FitNets", "SKD"]
+    assert [row["arm"] for row in parts["table"].rows(lines, "t", "validation", higher=False)] == ["FitNets", "SKD"]
 
 
 def test_the_factor_is_chosen_on_validation_alone(parts: dict[str, ModuleType]) -> None:
@@ -120,6 +122,21 @@ def test_the_factor_is_chosen_on_validation_alone(parts: dict[str, ModuleType]) 
     assert choose(done, "t", "SKD", 10, higher=False) == factors[0]
     assert choose(done, "t", "FitNets", 10, higher=True) is None
     assert choose(done, "t", "from scratch", 10, higher=True) == 1.0
+
+
+def test_another_teacher_or_definition_is_another_plan(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = parts["__main__"]
+    task = parts["tasks"].denoising(parts["tasks"].SMOKE, folder, tmp_path)
+    options = main.parse(["--task", "denoising", "--data", str(folder), "--smoke"])
+    first = main.plan_of(options, task)
+    assert main.plan_of(options, task) == first
+    monkeypatch.setattr(main, "DEFINED_BY", main.DEFINED_BY[1:])
+    assert main.plan_of(options, task) != first
+    monkeypatch.undo()
+    next(task.teacher.parameters()).data.add_(1e-3)
+    assert main.plan_of(options, task) != first
 
 
 def test_lines_of_another_plan_do_not_count(parts: dict[str, ModuleType], tmp_path: Path) -> None:
