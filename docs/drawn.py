@@ -81,8 +81,27 @@ def compress_marks() -> dict[str, str]:
     return {"bases": list_table(["network", "groups rotated", "channels", "directions"], rows)}
 
 
+def methods_marks() -> dict[str, str]:
+    """What methods.rst shows of what each method costs."""
+    report = json.loads((BENCHMARKS / "results" / "cost.json").read_text(encoding="utf-8"))
+    middle, pixels = report["rows"][1], report["growth"]["pixels"]
+    rows = []
+    for name, ratio in sorted(middle["ratio"].items(), key=lambda item: float(item[1])):
+        grows = [pixels[name][what] for what in ("time", "memory")]
+        mib = middle["mib"][name]
+        rows.append([name, f"{ratio:.2f}", "–" if mib is None else f"{mib:.0f}", *(f"{b:.2f}" for b in grows)])
+    head = ["method", "time of a step ×", "MiB", "time ~ pixels to the", "memory ~ pixels to the"]
+    return {"costs": list_table(head, rows), "size": str(middle["size"]), "batch": str(middle["batch"])}
+
+
 # Each gives a text for every ``@mark@`` of its page.
-PAGES = {"ablations": ablation_marks, "compress": compress_marks, "worth": worth_marks, "zoo": zoo_tables}
+PAGES = {
+    "ablations": ablation_marks,
+    "compress": compress_marks,
+    "methods": methods_marks,
+    "worth": worth_marks,
+    "zoo": zoo_tables,
+}
 
 
 def draw(app: object, name: str, source: list[str]) -> None:
