@@ -196,6 +196,3 @@ def _row(found: Analysis, costs: Costs, widths: Mapping[int, int], k: int, name:
         int(costs.of([k], widths, [[kept]])[0]),
         group.whole or (found.forced.get(k) if kept == group.width else None),
     )
-
-
-_names = names_of

@@ -27,7 +27,8 @@ from benchmarks.methods import arms
 from benchmarks.methods.arms import ARMS, CONTROLS, FACTORS, METHODS
 from benchmarks.methods.cells import TUNING_SEED, Cell, Prepared, Store, run_cell
 from benchmarks.methods.table import chosen_factor, table
-from benchmarks.methods.tasks import SMOKE, TASKS, Setting, Task
+from benchmarks.methods.tasks import SETTING, TASKS, Task
+from benchmarks.worth.tasks import SMOKE
 from kbstyle_example.data import list_pictures
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.splits import digest_of_names
@@ -83,7 +84,7 @@ def prepared(task: str, smoke: bool, data: Path, cache: Path) -> Prepared:
     key = task, smoke, data, cache
     if key not in _prepared:
         torch.set_num_threads(1)
-        _prepared[key] = Prepared(TASKS[task](SMOKE if smoke else Setting(), data, cache))
+        _prepared[key] = Prepared(TASKS[task](SMOKE if smoke else SETTING, data, cache))
     return _prepared[key]
 
 

@@ -40,9 +40,9 @@ def half_width(values: Sequence[float]) -> float | None:
 
 def rows(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: bool) -> list[dict[str, Any]]:
     """One for each arm on a split, at the most steps that seeds ran; the best first, those without a meaning last."""
-    found_steps = [line["steps"] for line in lines if line["split"] == split and line["seed"] != TUNING_SEED]
-    steps = max(found_steps, default=0)
-    mine = [line for line in lines if line["task"] == task and line["steps"] == steps]
+    mine = [line for line in lines if line["task"] == task]
+    ran = [line["steps"] for line in mine if line["split"] == split and line["seed"] != TUNING_SEED]
+    mine = [line for line in mine if line["steps"] == max(ran, default=0)]
     tables: dict[str, dict[int, float]] = defaultdict(dict)
     reasons: dict[str, str] = {}
     factors: dict[str, float] = {}

@@ -23,23 +23,13 @@ import torch
 import skd
 from benchmarks.worth.arms import ARMS, Starts
 from benchmarks.worth.table import table
-from benchmarks.worth.tasks import SKD_OPTIONS, TASKS, Setting, Task
+from benchmarks.worth.tasks import SKD_OPTIONS, SMOKE, TASKS, Setting, Task
 from kbstyle_example.data import list_pictures
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.files import write_atomically
 from kbstyle_example.splits import digest_of_names
 
 RESULTS = Path(__file__).parents[1] / "results" / "worth.json"
-SMOKE = Setting(
-    crop=32,
-    calibration=160,
-    held_out=4,
-    style_bytes=400 * 1024,
-    unet_bytes=10 * 1024,
-    unet_widths=(6, 8, 10),
-    teacher_steps=2,
-    teacher_batch=2,
-)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

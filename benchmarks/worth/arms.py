@@ -13,8 +13,8 @@ import skd
 from kbstyle_example.layers import Block, StyledBlocks
 from skd._compression.analysis import Data, analyse
 from skd._compression.groups import Group
+from skd._compression.plan import names_of
 from skd._compression.projection import project
-from skd.compressing import _names
 
 # name → (widths, weights)
 ARMS: dict[str, tuple[str, str]] = {
@@ -88,7 +88,7 @@ def sliced(teacher: nn.Module, spectra: skd.Spectra, calibration: Sequence[Any],
     filters for efficient convnets").
     """
     found = analyse(teacher, spectra, Data(calibration), rotated=False)
-    numbers = {name: k for k, name in enumerate(_names(found))}
+    numbers = {name: k for k, name in enumerate(names_of(found))}
     widths = {numbers[name]: width for name, width in like.widths.items()}
     for k, choice in found.choices.items():
         choice.order = by_l1(teacher, found.groups[k])

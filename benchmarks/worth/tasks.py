@@ -42,6 +42,18 @@ class Setting:
     teacher_batch: int = 4
 
 
+SMOKE = Setting(
+    crop=32,
+    calibration=160,
+    held_out=4,
+    style_bytes=400 * 1024,
+    unet_bytes=10 * 1024,
+    unet_widths=(6, 8, 10),
+    teacher_steps=2,
+    teacher_batch=2,
+)
+
+
 @dataclass(frozen=True)
 class Task:
     """A teacher and its data.

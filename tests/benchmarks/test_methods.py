@@ -79,7 +79,7 @@ def test_a_smoke_run(
 
 
 def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
-    task = parts["tasks"].denoising(parts["tasks"].SMOKE, folder, tmp_path)
+    task = parts["tasks"].denoising(parts["__main__"].SMOKE, folder, tmp_path)
     noisy, clean = (
         np.concatenate([batch[k].numpy().astype(np.float64) for batch in task.batches("test", 0, 4)]) for k in (0, 1)
     )
@@ -100,6 +100,7 @@ def test_the_table_against_numpy(parts: dict[str, ModuleType]) -> None:
     lines += [line("AT", 0, 99.0, steps=5)]  # fewer steps
     lines += [line("SKD", parts["cells"].TUNING_SEED, 1.0, steps=30)]  # a trial, though of more steps
     lines += [line("SKD", 0, 1.0, split="test")]
+    lines += [{**line("SKD", 0, 1.0, steps=30), "task": "another"}]
     first, second = parts["table"].rows(lines, "t", "validation", higher=True)
     assert [first["arm"], second["arm"]] == ["SKD", "FitNets"]
     apart = np.subtract(theirs, ours)
@@ -128,7 +129,7 @@ def test_another_teacher_or_definition_is_another_plan(
     parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main = parts["__main__"]
-    task = parts["tasks"].denoising(parts["tasks"].SMOKE, folder, tmp_path)
+    task = parts["tasks"].denoising(parts["__main__"].SMOKE, folder, tmp_path)
     options = main.parse(["--task", "denoising", "--data", str(folder), "--smoke"])
     first = main.plan_of(options, task)
     assert main.plan_of(options, task) == first
