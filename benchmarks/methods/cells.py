@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import skd
 from benchmarks.methods.arms import ARMS
-from benchmarks.methods.tasks import Task
+from benchmarks.methods.task import Task
 from benchmarks.worth.arms import fresh
 from skd.errors import ArgumentError, SkdError
 
@@ -46,12 +46,25 @@ class Prepared:
         self.pairing = task.pairing(task.teacher)
         self.spectra = skd.measure(task.teacher, self.pairing, self.calibration)
         self.started = skd.compress(
-            task.teacher, self.spectra, data=self.calibration, size=task.size, allocation="uniform"
+            task.teacher,
+            self.spectra,
+            data=self.calibration,
+            size=task.setting.size,
+            allocation="uniform",
+            build=task.build,
+            full=task.full,
         )
 
     def student(self, seed: int, *, started: bool = False) -> nn.Module:
         """Of random weights by a seed, the same for all methods; or as `compress` starts it."""
-        return copy.deepcopy(self.started.student) if started else fresh(self.started.student, seed)
+        if started:
+            return copy.deepcopy(self.started.student)
+        student = fresh(self.started.student, seed)
+        if self.task.begin is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.task.begin(student)
+        return student
 
 
 class Noted(Dataset[Any]):
@@ -82,21 +95,26 @@ def run_cell(prepared: Prepared, cell: Cell) -> dict[str, Any]:
         except ArgumentError as error:
             return {"na": " ".join(str(error).split())}
         try:
-            _train(task, student, rows, DataLoader(samples, batch_size=task.setting.batch), cell)
+            _train(task, student, rows, _loader(task, samples), cell)
         except SkdError as error:
             return {"na": " ".join(str(error).split())}
-    value = task.measured(student.eval(), cell.split)
+    figures = task.measured(student.eval(), cell.split)
     return {
-        "value": value,
+        "value": next(iter(figures.values())),
+        "figures": dict(figures),
         "order": samples.digest.hexdigest()[:16],
         "cpu_seconds": round(time.process_time() - began, 1),
     }
 
 
+def _loader(task: Task, samples: Any) -> Any:
+    return DataLoader(samples, batch_size=task.setting.batch, collate_fn=task.collate)
+
+
 def _rows(prepared: Prepared, student: nn.Module, cell: Cell) -> Any:
     task, arm = prepared.task, ARMS[cell.arm]
     if arm.make is None:
-        if task.truth is None:
+        if task.loss is None:
             raise ArgumentError("it has no meaning here: nobody but the teacher knows what the output should be")
         return None
     with torch.random.fork_rng(devices=[]):
@@ -116,8 +134,9 @@ class _Scratch(nn.Module):
         self.student, self.task = student, task
 
     def forward(self, *batch: Any) -> skd.Step:
-        output = self.student(self.task.inputs(batch))
-        return skd.Step(output, skd.Losses({"task": self.task.task_loss(output, batch)}))
+        given = self.task.inputs(batch)
+        output = self.student(*given) if isinstance(given, tuple) else self.student(given)
+        return skd.Step(output, skd.Losses({"task": self.task.loss(output, batch)}))
 
 
 def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -> None:
@@ -125,7 +144,7 @@ def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -
         steps=cell.steps,
         learning_rate=task.setting.learning_rate,
         warmup=min(20, cell.steps // 10),
-        channels_last=True,
+        channels_last=task.setting.crop > 0,
         seed=cell.seed,
         cpu=True,
     )
@@ -142,10 +161,23 @@ def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -
             method=rows,
             inputs=task.inputs,
             pairings=(task.pairing(task.teacher), task.pairing(student)),
-            task_loss=None if task.truth is None else task.task_loss,
+            task_loss=task.loss,
             calibration=task.batches("train", 2_000_000, 16),  # for the check and the report, which train nothing
             label=cell.arm,
         )
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """All whole lines of a file, if it is there; what a killed process left of one is passed over."""
+    if not path.exists():
+        return
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            yield line
 
 
 class Store:
@@ -163,16 +195,8 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """All whole lines of this plan; what a killed process left of one is passed over."""
-        if not self.path.exists():
-            return
-        for text in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and line.get("plan") == self.plan:
-                yield line
+        """All whole lines of this plan."""
+        return (line for line in read_lines(self.path) if line.get("plan") == self.plan)
 
     def done(self) -> dict[Cell, dict[str, Any]]:
         """By cell."""

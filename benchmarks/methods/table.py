@@ -44,6 +44,7 @@ def rows(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: b
     ran = [line["steps"] for line in mine if line["split"] == split and line["seed"] != TUNING_SEED]
     mine = [line for line in mine if line["steps"] == max(ran, default=0)]
     tables: dict[str, dict[int, float]] = defaultdict(dict)
+    figures: dict[str, list[Mapping[str, float]]] = defaultdict(list)
     reasons: dict[str, str] = {}
     factors: dict[str, float] = {}
     for line in mine:
@@ -51,6 +52,7 @@ def rows(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: b
             reasons[line["arm"]] = line["na"]
         elif line["seed"] != TUNING_SEED and line["split"] == split:
             tables[line["arm"]][line["seed"]] = line["value"]
+            figures[line["arm"]].append(line["figures"])
             factors[line["arm"]] = line["factor"]
     found = []
     reference = tables.get(REFERENCE, {})
@@ -62,6 +64,7 @@ def rows(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: b
                 "arm": arm,
                 "factor": factors[arm],
                 "seeds": len(values),
+                "figures": {name: statistics.fmean(each[name] for each in figures[arm]) for name in figures[arm][0]},
                 "mean": statistics.fmean(values.values()),
                 "half": half_width(list(values.values())),
                 "apart": statistics.fmean(apart) if apart and arm != REFERENCE else None,
@@ -72,19 +75,24 @@ def rows(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: b
     return found + [{"arm": arm, "na": reason} for arm, reason in reasons.items() if arm not in tables]
 
 
-def table(lines: Sequence[Mapping[str, Any]], task: str, measure: str, split: str, *, higher: bool) -> list[str]:
-    """Lines of reStructuredText."""
-    cells = [["method", "weight ×", "seeds", measure, f"less {REFERENCE}'s, seed by seed"]]
+def table(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: bool) -> list[str]:
+    """Lines of reStructuredText: the figure that counts with its interval, and the means of the others."""
+    found = rows(lines, task, split, higher=higher)
+    names = next(([*row["figures"]] for row in found if "figures" in row), [])
+    if not names:
+        return ["Nothing has been measured."]
+    cells = [["method", "weight ×", "seeds", names[0], f"less {REFERENCE}'s, seed by seed", *names[1:]]]
     notes = []
-    for row in rows(lines, task, split, higher=higher):
+    for row in found:
         if "na" in row:
-            cells.append([row["arm"], "n/a", "–", "–", "–"])
+            cells.append([row["arm"], "n/a", *["–"] * (len(cells[0]) - 2)])
             notes.append(f"- {row['arm']}: n/a, {row['na']}")
             continue
         apart = "–" if row["apart"] is None else f"{row['apart']:+.3f}{_plus_minus(row['apart_half'])}"
         mean = f"{row['mean']:.3f}{_plus_minus(row['half'])}"
         factor = f"{row['factor']:.2g}" if ARMS[row["arm"]].tuned else "–"
-        cells.append([row["arm"], factor, str(row["seeds"]), mean, apart])
+        others = [f"{row['figures'][name]:.3f}" for name in names[1:]]
+        cells.append([row["arm"], factor, str(row["seeds"]), mean, apart, *others])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     drawn = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

@@ -27,26 +27,33 @@ def level(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 class UNet(nn.Module):
     """Three levels, concatenated skips, no norms; it predicts the noise and takes it away.
 
+    Parameters
+    ----------
+    widths : sequence of int
+        Of the three levels.
+    channels : int
+        Of the picture.
+
     Examples
     --------
     >>> UNet((2, 3, 4))(torch.rand(1, 3, 8, 12)).shape
     torch.Size([1, 3, 8, 12])
     """
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], channels: int = 3) -> None:
         super().__init__()
         one, two, three = widths
-        self.down1 = level(3, one)
+        self.down1 = level(channels, one)
         self.down2 = level(one, two, stride=2)
         self.middle = level(two, three, stride=2)
         self.up2 = nn.ConvTranspose2d(three, two, 2, 2)
         self.back2 = level(2 * two, two)
         self.up1 = nn.ConvTranspose2d(two, one, 2, 2)
         self.back1 = level(2 * one, one)
-        self.noise = nn.Conv2d(one, 3, 3, 1, 1)
+        self.noise = nn.Conv2d(one, channels, 3, 1, 1)
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """(B, 3, H, W), sides multiples of 4 → the same shape."""
+        """(B, C, H, W), sides multiples of 4 → the same shape."""
         one = self.down1(noisy - 0.5)
         two = self.down2(one)
         x = self.up2(self.middle(two))

@@ -21,7 +21,7 @@ ARMS = ["SKD", "FitNets", "Hinton", "from scratch", "output only", "started, not
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     monkeypatch.syspath_prepend(str(ROOT))
-    names = ("arms", "tasks", "cells", "table", "__main__")
+    names = ("arms", "task", "tasks", "denoising", "cells", "table", "draw", "__main__")
     return {name: importlib.import_module(f"benchmarks.methods.{name}") for name in names}
 
 
@@ -79,18 +79,20 @@ def test_a_smoke_run(
 
 
 def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
-    task = parts["tasks"].denoising(parts["__main__"].SMOKE, folder, tmp_path)
+    task = parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True)
     noisy, clean = (
         np.concatenate([batch[k].numpy().astype(np.float64) for batch in task.batches("test", 0, 4)]) for k in (0, 1)
     )
     errors = ((noisy.clip(0, 1) - clean) ** 2).reshape(len(clean), -1).mean(1)
-    assert task.measured(nn.Identity(), "test") == pytest.approx((10 * np.log10(1 / errors)).mean(), rel=1e-6)
-    assert task.measured(nn.Identity(), "test") != pytest.approx(task.measured(nn.Identity(), "validation"), rel=1e-6)
+    [(name, found)] = task.measured(nn.Identity(), "test").items()
+    assert name == "PSNR, dB" and found == pytest.approx((10 * np.log10(1 / errors)).mean(), rel=1e-6)
+    [other] = task.measured(nn.Identity(), "validation").values()
+    assert found != pytest.approx(other, rel=1e-6)
 
 
 def line(arm: str, seed: int, value: float, **others: Any) -> dict[str, Any]:
     cell = {"task": "t", "arm": arm, "factor": 1.0, "seed": seed, "steps": 10, "split": "validation"}
-    return {**cell, "value": value, **others}
+    return {**cell, "plan": "p", "value": value, "figures": {"decibels": value, "twice": 2 * value}, **others}
 
 
 def test_the_table_against_numpy(parts: dict[str, ModuleType]) -> None:
@@ -107,6 +109,7 @@ def test_the_table_against_numpy(parts: dict[str, ModuleType]) -> None:
     assert second["apart"] == pytest.approx(apart.mean())
     quantile = 4.302652729911275  # of Student's t, two degrees of freedom, 97.5 %
     assert second["apart_half"] == pytest.approx(quantile * apart.std(ddof=1) / np.sqrt(3), rel=1e-6)
+    assert first["figures"] == pytest.approx({"decibels": np.mean(ours), "twice": 2 * np.mean(ours)})
     assert first["half"] == pytest.approx(quantile * np.std(ours, ddof=1) / np.sqrt(3), rel=1e-6)
     assert [row["arm"] for row in parts["table"].rows(lines, "t", "validation", higher=False)] == ["FitNets", "SKD"]
 
@@ -129,7 +132,7 @@ def test_another_teacher_or_definition_is_another_plan(
     parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main = parts["__main__"]
-    task = parts["tasks"].denoising(parts["__main__"].SMOKE, folder, tmp_path)
+    task = parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True)
     options = main.parse(["--task", "denoising", "--data", str(folder), "--smoke"])
     first = main.plan_of(options, task)
     assert main.plan_of(options, task) == first
@@ -153,3 +156,22 @@ def test_all_methods_are_compared(parts: dict[str, ModuleType]) -> None:
 
     known = {name for name in skd.methods.__all__ if name not in ("Layer", "LayerMethod", "Method", "Stage")}
     assert set(parts["arms"].METHODS) == known - {"Through", "Transfer", "OutputOnly"}
+
+
+def test_tables_and_plots_are_of_the_last_plan(
+    parts: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = [line("SKD", 0, 1.0, task="denoising"), line("FitNets", 0, 2.0, task="denoising")]
+    new = [line("SKD", k, 30.0 + k, task="denoising", plan="q") for k in range(3)]
+    new += [line("CWD", k, 29.5 + k, task="denoising", plan="q") for k in range(3)]
+    new += [line("from scratch", k, 20.0, task="denoising", plan="q") for k in range(3)]
+    new += [{**line("Hinton", 0, 0.0, task="denoising", plan="q"), "na": "no classes"}]
+    file = tmp_path / "cells.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*old, *new])) + '\n{"task": "den')
+    parts["draw"].main(["--results", str(file), "--plots", str(tmp_path / "plots")])
+    text = capsys.readouterr().out
+    assert "denoising, validation split" in text and "test split" not in text and "FitNets" not in text
+    row = next(each for each in text.splitlines() if each.startswith("CWD"))
+    assert row.split() == "CWD 1 3 30.500 ± 2.484 -0.500 ± 0.000 61.000".split()  # 4.3027 · 1 / √3
+    assert "- Hinton: n/a, no classes" in text
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["denoising-validation.svg"]

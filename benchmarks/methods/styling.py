@@ -1,0 +1,54 @@
+"""Style transfer: KBStyle's bundled teacher, the protocol's distances of pictures that nothing is trained on."""
+
+from __future__ import annotations
+
+from functools import cache as once
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.methods.task import Setting, Task
+from kbstyle_example.data import StylePairs, list_pictures
+from kbstyle_example.distill import kbstyle_pairing
+from kbstyle_example.evaluation.measures import Judge
+from kbstyle_example.perceptual_files import load_perceptual
+from kbstyle_example.splits import of_split
+from kbstyle_example.weights_file import load_weights
+
+PERCEPTUAL = "weights/squeezenet1_1_imagenet_ndf.pt"  # it only ever measures
+MEASURED = {"style": "style distance", "luminance_style": "luminance style distance", "content": "content distance"}
+ENLARGED = 4  # pictures are measured at so many times the side that they are trained on
+
+
+def style(setting: Setting, data: Path, _: Path) -> Task:
+    """On photographs and paintings; `data` holds the perceptual network too."""
+    folders = [list_pictures(data / kind) for kind in ("content", "style")]
+    teacher, perceptual = load_weights("teacher").eval(), load_perceptual(data / PERCEPTUAL)
+
+    def samples(split: Any, seed: int, length: int, crop: int = setting.crop) -> StylePairs:
+        return StylePairs(*(of_split(paths, split) for paths in folders), crop=crop, length=length, seed=seed)
+
+    @once
+    def judges(split: str) -> list[tuple[Tensor, Tensor, Tensor, Judge]]:
+        found = []
+        for sample in samples(split, 0, setting.held_out, ENLARGED * setting.crop):
+            content, painting = (x[None] for x in sample)
+            with torch.no_grad():
+                wanted = teacher(content, painting)
+            found.append((content, painting, wanted, Judge(content, painting, [perceptual])))
+        return found
+
+    @torch.no_grad()
+    def measured(student: nn.Module, split: str) -> dict[str, float]:
+        figures = list[dict[str, float]]()
+        for content, painting, wanted, judge in judges(split):
+            ours = student(content, painting).clamp(0, 1)
+            marks = judge(ours)
+            named = {title: marks[f"{perceptual.name}/{name}"] for name, title in MEASURED.items()}
+            apart = 255 * float((ours - wanted).square().mean().sqrt())
+            figures.append(named | {"SSIM": marks["ssim"], "difference from the teacher, of 255": apart})
+        return {name: sum(each[name] for each in figures) / len(figures) for name in figures[0]}
+
+    return Task("style", teacher, setting, kbstyle_pairing, samples, tuple, measured, False)
