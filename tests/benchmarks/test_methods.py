@@ -85,7 +85,8 @@ def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: P
     )
     errors = ((noisy.clip(0, 1) - clean) ** 2).reshape(len(clean), -1).mean(1)
     [(name, found)] = task.measured(nn.Identity(), "test").items()
-    assert name == "PSNR, dB" and found == pytest.approx((10 * np.log10(1 / errors)).mean(), rel=1e-6)
+    assert name == "PSNR, dB"
+    assert found == pytest.approx((10 * np.log10(1 / errors)).mean(), rel=1e-6)
     [other] = task.measured(nn.Identity(), "validation").values()
     assert found != pytest.approx(other, rel=1e-6)
 
@@ -170,8 +171,10 @@ def test_tables_and_plots_are_of_the_last_plan(
     file.write_text("\n".join(map(json.dumps, [*old, *new])) + '\n{"task": "den')
     parts["draw"].main(["--results", str(file), "--plots", str(tmp_path / "plots")])
     text = capsys.readouterr().out
-    assert "denoising, validation split" in text and "test split" not in text and "FitNets" not in text
+    assert "denoising, validation split" in text
+    assert "test split" not in text
+    assert "FitNets" not in text
     row = next(each for each in text.splitlines() if each.startswith("CWD"))
-    assert row.split() == "CWD 1 3 30.500 ± 2.484 -0.500 ± 0.000 61.000".split()  # 4.3027 · 1 / √3
+    assert row.split() == ["CWD", "1", "3", "30.500", "±", "2.484", "-0.500", "±", "0.000", "61.000"]  # 4.3027 · 1 / √3
     assert "- Hinton: n/a, no classes" in text
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["denoising-validation.svg"]

@@ -61,7 +61,9 @@ def test_samples_depend_on_seed_and_index_alone(task: ModuleType) -> None:
         letters, given_, wanted = some[index]
         again = task.Words(words, length=999, seed=3)[index]
         assert all(torch.equal(x, y) for x, y in zip((letters, given_, wanted), again, strict=True))
-        assert given_[0] == task.BEGIN and wanted[-1] == task.END and torch.equal(given_[1:], wanted[:-1])
+        assert given_[0] == task.BEGIN
+        assert wanted[-1] == task.END
+        assert torch.equal(given_[1:], wanted[:-1])
     assert {len(some[k][0]) for k in range(task.GROUP)} in ({2}, {3})  # one length a group
     spoken = [tuple(some[k][2][:-1].tolist()) for k in range(200)]
     assert set(spoken) == {(31, 32), (33,), (34,), (35, 36, 37)}
