@@ -28,13 +28,15 @@ from torch import Tensor, nn
 
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.files import write_atomically
+from kbstyle_example.inference import Inference
 from kbstyle_example.networks import STUDENT, KBStyle
 from kbstyle_example.peers.microast import MicroAST
 from kbstyle_example.peers.system import of_module
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 SIZES = ((512, 512), (2048, 1080))
-KBSTYLE, KNOWN, ONNX, ADAIN = "KBStyle", "KBStyle, style known", "KBStyle, ONNX Runtime", "AdaIN with VGG-19"
+KBSTYLE, KNOWN, MODULES = "KBStyle", "KBStyle, style known", "KBStyle, module by module"
+ONNX, ADAIN = "KBStyle, ONNX Runtime", "AdaIN with VGG-19"
 Run = Callable[[Tensor, Tensor], Any]
 
 
@@ -76,14 +78,17 @@ def systems(onnx: bool, folder: Path) -> dict[str, tuple[Run, nn.Module | None]]
     microast, adain = MicroAST().eval(), AdaIN().eval()
     known: dict[tuple[int, ...], Any] = {}
 
+    quick = Inference(ours)  # as `stylize` paints
+
     def render(content: Tensor, style: Tensor) -> Tensor:
         if style.shape not in known:
-            known[style.shape] = ours.encode_style(_last(style))
-        return ours.render(_last(content), known[style.shape])
+            known[style.shape] = quick.encode_style(_last(style))
+        return quick.render(_last(content), known[style.shape])
 
     found: dict[str, tuple[Run, nn.Module | None]] = {
-        KBSTYLE: (lambda c, s: ours(_last(c), _last(s)), ours),
+        KBSTYLE: (lambda c, s: quick.render(_last(c), quick.encode_style(_last(s))), ours),
         KNOWN: (render, None),
+        MODULES: (lambda c, s: ours(_last(c), _last(s)), None),
         "MicroAST": (microast, microast),
         ADAIN: (adain, adain),
     }
@@ -156,11 +161,12 @@ def peak(name):
     return int(lines[name].split()[0]) / 1024
 torch.set_num_threads(int(sys.argv[3]))
 before = peak("VmHWM")
+from kbstyle_example.inference import Inference
 from kbstyle_example.networks import STUDENT, KBStyle
-network = KBStyle(STUDENT).eval().to(memory_format=torch.channels_last)
+network = Inference(KBStyle(STUDENT).eval())
 with torch.inference_mode():
-    pictures = [torch.rand(1, 3, int(sys.argv[2]), int(sys.argv[1])) for _ in range(2)]
-    network(*(each.contiguous(memory_format=torch.channels_last) for each in pictures))
+    content, style = (torch.rand(1, int(sys.argv[2]), int(sys.argv[1]), 3).permute(0, 3, 1, 2) for _ in range(2))
+    network.render(content, network.encode_style(style))
 print(round(peak("VmHWM") - before))
 """
 

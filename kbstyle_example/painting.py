@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from kbstyle_example.colours import with_colours_of
 from kbstyle_example.devices import as_device, exact
+from kbstyle_example.inference import Inference
 from kbstyle_example.networks import SMALLEST_SIDE, KBStyle, StyleCode
 from kbstyle_example.options import PainterOptions, with_options_of
 from kbstyle_example.photograph import Photograph, Source
@@ -107,11 +108,10 @@ class Painter:
             raise ArgumentError("masks", got=f"{len(where)} masks", expected=f"{len(given)}, one for each style")
         self.strength, self.keep_colour, self.paint_size = strength, keep_colour, paint_size
         self.network = _placed(network, device)
-        at = next(self.network.parameters()).device
         found = [None if mask is None else mask_pixels(mask, max_pixels=max_pixels) for mask in where]
         paintings = [style_tensor(style, style_size, max_pixels=max_pixels) for style in given]
         with torch.inference_mode(), exact():
-            codes = [self.network.encode_style(painting.to(at)) for painting in paintings]
+            codes = [encoded(self.network, painting) for painting in paintings]
         free = [k for k, mask in enumerate(found) if mask is None and weights[k] > 0]
         self.masked = [(codes[k], mask, weights[k]) for k, mask in enumerate(found) if mask is not None]
         self.free = mixed([codes[k] for k in free], [weights[k] for k in free]) if free else None
@@ -252,18 +252,34 @@ def render(network: KBStyle, content: Tensor, style: Tensor | StyleCode) -> Tens
     --------
     >>> from kbstyle_example.networks import STUDENT
     >>> net, photograph, painting = KBStyle(STUDENT), torch.rand(1, 3, 24, 40), torch.rand(1, 3, 32, 32)
-    >>> torch.equal(render(net, photograph, painting), render(net, photograph, net.encode_style(painting)))
+    >>> torch.equal(render(net, photograph, painting), render(net, photograph, encoded(net, painting)))
     True
     """
     at = next(network.parameters()).device
     height, width = content.shape[-2:]
     grown = F.pad(content, (0, max(0, SMALLEST_SIDE - width), 0, max(0, SMALLEST_SIDE - height)), mode="replicate")
     with torch.inference_mode(), exact():
-        code = network.encode_style(style.to(at)) if isinstance(style, Tensor) else style
+        code = encoded(network, style) if isinstance(style, Tensor) else style
         if height * width > TILED_FROM and content.shape[0] == 1 == code.level3.mean.shape[0]:
             painted = render_tiles(network, as_pixels(grown), code)
             return as_numbers(painted[:height, :width]).to(content.device, content.dtype)
-        return network.render(grown.to(at), code)[..., :height, :width].clamp(0, 1).to(content.device)
+        grown = grown.to(at)
+        made = Inference.of(network, (grown, code.level3.mean)).render(grown, code)
+        return made[..., :height, :width].clamp(0, 1).to(content.device)
+
+
+def encoded(network: KBStyle, style: Tensor) -> StyleCode:
+    """The code of a painting (1, 3, H, W) in 0..1, wherever it lies.
+
+    Examples
+    --------
+    >>> from kbstyle_example.networks import STUDENT
+    >>> encoded(KBStyle(STUDENT), torch.rand(1, 3, 24, 32)).level1.mean.shape
+    torch.Size([1, 8, 1, 1])
+    """
+    style = style.to(next(network.parameters()).device)
+    with torch.inference_mode():
+        return Inference.of(network, (style,)).encode_style(style)
 
 
 def _rendered(network: KBStyle, pixels: Pixels, code: StyleCode) -> Pixels:

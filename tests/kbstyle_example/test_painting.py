@@ -23,7 +23,7 @@ from kbstyle_example import KBStyle, KBStyleConfig
 from kbstyle_example.colours import with_colours_of
 from kbstyle_example.images import load_image, to_pil
 from kbstyle_example.options import PainterOptions
-from kbstyle_example.painting import DEFAULT, LONGEST_STYLE_SIDE, Painter, render, style_tensor, stylize
+from kbstyle_example.painting import DEFAULT, LONGEST_STYLE_SIDE, Painter, encoded, render, style_tensor, stylize
 from kbstyle_example.strips import as_pixels, strips
 from kbstyle_example.styles import mixed
 from kbstyle_example.video import stylize_video
@@ -141,7 +141,7 @@ def test_it_is_deterministic_and_leaves_the_network_alone() -> None:
 
 def test_a_code_serves_for_many_photographs() -> None:
     photo, painting = as_tensor(PHOTO), as_tensor(PAINTING)
-    code = NET.encode_style(painting)
+    code = encoded(NET, painting)
     result = render(NET, photo, code)
     assert torch.equal(result, render(NET, photo, painting))
     assert not result.requires_grad

@@ -1,0 +1,106 @@
+"""The passes for painting against the network itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kbstyle_example.inference import STRIP, Inference
+from kbstyle_example.networks import STUDENT, TEACHER, KBStyle, KBStyleConfig
+from kbstyle_example.painting import encoded, render
+from kbstyle_example.weights_file import load_weights
+
+CONFIGS = [
+    STUDENT,
+    TEACHER,
+    KBStyleConfig(widths=(3, 5, 7), fine_blocks=0, deep_blocks=1, style_blocks=3),
+    KBStyleConfig(widths=(2, 4, 6), fine_blocks=1, deep_blocks=0, style_blocks=0),
+]
+
+
+def lively(config: KBStyleConfig) -> KBStyle:
+    """No weight is zero, as the films' are at first."""
+    torch.manual_seed(0)
+    network = KBStyle(config).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+def pictures(*sizes: tuple[int, int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(1, 3, *size, generator=generator) for size in sizes]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: "-".join(map(str, config.widths)))
+def test_it_paints_what_the_network_paints(config: KBStyleConfig) -> None:
+    network = lively(config)
+    content, style = pictures((88, 40), (48, 72))
+    precise = network.double()
+    with torch.inference_mode():
+        wanted = precise(content.double(), style.double()).float()
+        network.float()
+        quick = Inference(network)
+        code = quick.encode_style(style)
+        for found, known in zip(code, network.encode_style(style), strict=True):
+            torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-5)
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(quick.render(content, code), wanted, rtol=0, atol=2e-5 * scale)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    content=st.tuples(st.integers(16, 5 * STRIP), st.integers(16, 60)),
+    style=st.tuples(st.integers(16, 90), st.integers(16, 60)),
+    last=st.booleans(),
+)
+def test_of_any_size_and_memory_format(content: tuple[int, int], style: tuple[int, int], last: bool) -> None:
+    network = load_weights("kbstyle").eval()
+    photograph, painting = pictures(content, style)
+    if last:
+        photograph, painting = (x.contiguous(memory_format=torch.channels_last) for x in (photograph, painting))
+    before = photograph.clone()
+    with torch.inference_mode():
+        quick = Inference(network)
+        found = quick.render(photograph, quick.encode_style(painting))
+        torch.testing.assert_close(found, network(photograph, painting), rtol=0, atol=2e-4)
+    assert torch.equal(photograph, before)
+
+
+def test_it_stands_in_only_where_it_can() -> None:
+    network = load_weights("kbstyle").eval()
+    photograph, painting = pictures((24, 32), (16, 16))
+
+    class Another(KBStyle):
+        pass
+
+    assert Inference.of(network, (photograph,)) is network  # gradients are on
+    with torch.inference_mode():
+        assert isinstance(Inference.of(network, (photograph, painting)), Inference)
+        assert Inference.of(network, (photograph.expand(2, -1, -1, -1),)) is network
+        assert Inference.of(network, (photograph.double(),)) is network
+        assert Inference.of(network.double(), (photograph,)) is network
+        other = Another(STUDENT)
+        assert Inference.of(other, (photograph,)) is other
+        meta = KBStyle(STUDENT).to("meta")
+        assert Inference.of(meta, (photograph,)) is meta
+
+
+def test_painting_goes_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_weights("kbstyle").eval()
+    photograph, painting = pictures((24, 32), (16, 16))
+    code = encoded(network, painting)
+    wanted = render(network, photograph, code)
+
+    def never(*_: object) -> Tensor:
+        raise RuntimeError("the network was asked")
+
+    monkeypatch.setattr(KBStyle, "render", never)
+    monkeypatch.setattr(KBStyle, "encode_style", never)
+    assert torch.equal(render(network, photograph, painting), wanted)
+    with pytest.raises(RuntimeError, match="the network was asked"):
+        render(network, photograph.expand(2, -1, -1, -1), code)
