@@ -20,7 +20,7 @@ from kbstyle_example.networks import Encoder, KBStyle, StyleCode, padded
 
 # Where a channel of 2×2 pixels of three colours stands in memory, and where PixelUnshuffle has it.
 INTERLEAVED = [4 * colour + 2 * row + column for row in (0, 1) for column in (0, 1) for colour in (0, 1, 2)]
-STRIP = 32  # rows of level 1: what lies between picture and feature stays in the cache
+STRIP = 2**15  # positions of level 1: what lies between picture and feature stays in the cache
 LAST = torch.channels_last
 
 
@@ -87,7 +87,7 @@ class Inference:
         def fill(inner: Tensor, seen: slice) -> None:
             torch.addcmul(shift, rows[seen], gain, out=inner).relu_()
 
-        for strip, feature in _strips(x.new_empty(STRIP + 2, width + 2, x.shape[1]), height, fill):
+        for strip, feature in _strips(x.new_empty(_rows(width) + 2, width + 2, x.shape[1]), height, fill):
             squares = self.output(feature, is_padded=True).permute(0, 2, 3, 1).view(-1, width, 2, 6)
             found[strip, 0], found[strip, 1] = squares[:, :, 0], squares[:, :, 1]
         return found.view(1, 2 * height, 2 * width, 3).permute(0, 3, 1, 2)
@@ -135,7 +135,7 @@ class _Encoder:
         def fill(inner: Tensor, seen: slice) -> None:
             inner[..., :6], inner[..., 6:] = rows[seen, 0], rows[seen, 1]
 
-        for strip, squares in _strips(image.new_empty(STRIP + 2, width + 2, 12), height, fill):
+        for strip, squares in _strips(image.new_empty(_rows(width) + 2, width + 2, 12), height, fill):
             made = self.one(squares, is_padded=True).relu_()
             found[strip.start + 1 : strip.stop + 1, 1:-1] = made[0].permute(1, 2, 0)
         return _bordered(found)[None].permute(0, 3, 1, 2)
@@ -195,12 +195,17 @@ def _modulation(feature: Tensor, style: Moments) -> tuple[Tensor, Tensor]:
 
 def _strips(buffer: Tensor, height: int, fill: Callable[[Tensor, slice], None]) -> Iterator[tuple[slice, Tensor]]:
     """Strips of rows, and of each the feature (1, C, rows + 2, W + 2) that `fill` writes, with its border."""
-    for top in range(0, height, STRIP):
-        bottom = min(top + STRIP, height)
+    size = len(buffer) - 2
+    for top in range(0, height, size):
+        bottom = min(top + size, height)
         above, below = max(top - 1, 0), min(bottom + 1, height)
         part = buffer[: bottom - top + 2]
         fill(part[above - top + 1 : below - top + 1, 1:-1], slice(above, below))
         yield slice(top, bottom), _bordered(part, top=top == 0, bottom=bottom == height)[None].permute(0, 3, 1, 2)
+
+
+def _rows(width: int) -> int:
+    return max(1, STRIP // width)
 
 
 def _bordered(rows: Tensor, *, top: bool = True, bottom: bool = True) -> Tensor:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kbstyle_example.inference import STRIP, Inference
+from kbstyle_example import inference
+from kbstyle_example.inference import Inference
 from kbstyle_example.networks import STUDENT, TEACHER, KBStyle, KBStyleConfig
 from kbstyle_example.painting import encoded, render
 from kbstyle_example.weights_file import load_weights
@@ -54,17 +55,21 @@ def test_it_paints_what_the_network_paints(config: KBStyleConfig) -> None:
 
 @settings(max_examples=12, deadline=None)
 @given(
-    content=st.tuples(st.integers(16, 5 * STRIP), st.integers(16, 60)),
+    content=st.tuples(st.integers(16, 160), st.integers(16, 60)),
     style=st.tuples(st.integers(16, 90), st.integers(16, 60)),
     last=st.booleans(),
+    strip=st.sampled_from([1, 300, 2**15]),
 )
-def test_of_any_size_and_memory_format(content: tuple[int, int], style: tuple[int, int], last: bool) -> None:
+def test_of_any_size_and_memory_format(
+    content: tuple[int, int], style: tuple[int, int], last: bool, strip: int
+) -> None:
     network = load_weights("kbstyle").eval()
     photograph, painting = pictures(content, style)
     if last:
         photograph, painting = (x.contiguous(memory_format=torch.channels_last) for x in (photograph, painting))
     before = photograph.clone()
-    with torch.inference_mode():
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "STRIP", strip)
         quick = Inference(network)
         found = quick.render(photograph, quick.encode_style(painting))
         torch.testing.assert_close(found, network(photograph, painting), rtol=0, atol=2e-4)
