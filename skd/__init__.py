@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from skd import adapters, distances, errors, knowledge, methods, schedules
+    from skd.caching import TeacherCache
     from skd.checking import check
     from skd.compressing import Compressed, compress
     from skd.distiller import Distiller
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives. A room is entered when its name is first used, so that importing skd costs nothing.
 _ROOMS = {
+    "caching": ("TeacherCache",),
     "checking": ("check",),
     "compressing": ("Compressed", "compress"),
     "distiller": ("Distiller",),
@@ -65,6 +67,7 @@ __all__ = [
     "SymmetricPair",
     "Tap",
     "Taps",
+    "TeacherCache",
     "Trace",
     "adapters",
     "check",

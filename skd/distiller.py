@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from skd.caching import TeacherCache
 from skd.errors import ArgumentError, ShapeError
 from skd.methods._distilled import check_networks, check_rows, check_stages
 from skd.methods.transfer import Method, Stage, Through, Transfer
@@ -48,11 +49,14 @@ class Distiller(nn.Module):
     keep_teacher_output : bool
         Whether `Step.teacher_output` holds the teacher's output (several: by name). Without it a teacher stops at its
         last tap, in eager mode.
+    cache : TeacherCache, optional
+        Where the teachers' features are kept, so that samples that come again don't run a teacher.
 
     Raises
     ------
     ArgumentError
-        Two transfers of one name, an unknown teacher, teacher and student the same module, or a stage that names
+        A cache, which doesn't keep outputs, together with `keep_teacher_output`; two transfers of one name, an unknown
+        teacher, teacher and student the same module, or a stage that names
         nothing.
     LayerNotFoundError
         A tap names a layer that its network doesn't have.
@@ -78,11 +82,16 @@ class Distiller(nn.Module):
         *,
         teacher_inputs: Callable[..., Given] | None = None,
         keep_teacher_output: bool = False,
+        cache: TeacherCache | None = None,
     ) -> None:
         super().__init__()
         teachers = {"teacher": teacher} if isinstance(teacher, nn.Module) else dict(teacher)
         rows = tuple(method.transfers() if isinstance(method, Method) else method)
         stages = tuple(method.stages()) if isinstance(method, Method) else ()
+        if cache is not None and keep_teacher_output:
+            raise ArgumentError(
+                "a cache keeps features, and not the teacher's output", remedy="keep_teacher_output=False"
+            )
         check_networks(teachers, student)
         check_rows(rows, teachers)
         check_stages(stages, rows, student)
@@ -90,7 +99,7 @@ class Distiller(nn.Module):
         self._teachers = teachers  # a plain dict, which nn.Module doesn't register
         self.transfers = rows
         self.adapters = nn.ModuleList(dict.fromkeys(module for row in rows for module in row.adapters()))
-        self.teacher_inputs, self.keep_teacher_output = teacher_inputs, keep_teacher_output
+        self.teacher_inputs, self.keep_teacher_output, self.cache = teacher_inputs, keep_teacher_output, cache
         self.stages = stages or (Stage(None, tuple(row.name for row in rows)),)
         # Weights are a tensor, so that a schedule changes a value and a compiled step isn't compiled again.
         dtype, device = _kind_of(student)
@@ -166,7 +175,10 @@ class Distiller(nn.Module):
             if any(module.training for module in taps.model.modules()):
                 taps.model.eval()  # whoever called train()
             with torch.no_grad():
-                outputs[name], known[name] = taps(*given[0], **given[1])
+                if self.cache is not None and not torch.compiler.is_compiling():
+                    known[name] = self.cache.features(taps, *given)
+                else:
+                    outputs[name], known[name] = taps(*given[0], **given[1])
         if not self.keep_teacher_output:
             return None, known
         return (outputs if len(self._teachers) > 1 else outputs[next(iter(outputs))]), known

@@ -19,6 +19,7 @@ from skd._training.evaluations import Evaluate
 from skd._training.fetching import CALIBRATION
 from skd._training.loop import Each
 from skd._training.trained import modes_kept
+from skd.caching import TeacherCache
 from skd.checking import check_unwrapped
 from skd.distiller import Distiller
 from skd.errors import ArgumentError, ShapeError
@@ -78,6 +79,7 @@ def distill(
     task_weight: float = 1.0,
     evaluate: Evaluate | None = None,
     calibration: Any = None,
+    cache: TeacherCache | None = None,
     each: Each | None = None,
     about: Mapping[str, str | int | float | bool | None] | None = None,
     label: str = "distil",
@@ -116,6 +118,8 @@ def distill(
     calibration : DataLoader or iterable of batches, optional
         For spectra, check and report; the first 16 batches of it. By default the training data, in an order and with
         random numbers of their own.
+    cache : TeacherCache, optional
+        Where the teacher's features are kept: samples that come again don't run it.
     each, about, label
         See `fit`.
 
@@ -168,7 +172,7 @@ def distill(
                 # Spectra come from one process, so that all compare in the same bases to the last bit.
                 prepared = engine.on_main(lambda: _prepared(teacher, student, pairings, examples))
                 method = method(*prepared)
-            distiller = Distiller(teacher, student, method)
+            distiller = Distiller(teacher, student, method, cache=cache)
             engine.all_alike(lambda: check_unwrapped(distiller, next(iter(examples()))))
             task = _Task(distiller, inputs, task_loss, task_weight)
             facts = {"task_loss": None if task_loss is None else code_of(task_loss), "task_weight": task_weight}

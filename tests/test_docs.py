@@ -20,10 +20,13 @@ def blocks(page: str) -> list[str]:
 def test_the_page_on_training_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (code,) = blocks("training.rst")
+    names = {"__name__": "docs"}
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/training.rst", "exec"), {"__name__": "docs"})
-    assert "Report on 8 batches: student" in capsys.readouterr().out
+    for code in blocks("training.rst"):
+        exec(compile(code, "docs/training.rst", "exec"), names)
+    shown = capsys.readouterr().out
+    assert "Report on 8 batches: student" in shown
+    assert re.search(r"TeacherCache\('runs/teacher', .* [1-9]\d* hits", shown)
     made = {path.name for path in (tmp_path / "runs" / "small").iterdir()}
     assert {"best.pt", "last.pt", "log.jsonl", "checkpoints"} <= made
 

@@ -41,6 +41,7 @@ FROZEN: tuple[str, ...] = (
     "SymmetricPair",
     "Tap",
     "Taps",
+    "TeacherCache",
     "Trace",
     "adapters",
     "check",

@@ -46,7 +46,7 @@ def denoising(setting: Setting, data: Path, cache: Path) -> Task:
         return {"PSNR, dB": psnr(student, DataLoader(samples(split, 0, setting.held_out), batch_size=8))}
 
     teacher = _teacher(setting, samples, cache)
-    return Task("denoising", teacher, setting, _pairing, samples, _noisy, measured, True, loss)
+    return Task("denoising", teacher, setting, unet_pairing, samples, _noisy, measured, True, loss)
 
 
 def psnr(network: Callable[[Tensor], Tensor], batches: Any) -> float:
@@ -80,7 +80,7 @@ def _teacher(setting: Setting, samples: Callable[..., NoisyCrops], cache: Path) 
     return network.eval()
 
 
-def _pairing(network: Any) -> skd.Pairing:
+def unet_pairing(network: Any) -> skd.Pairing:
     """The two symmetric pairs, each side read before its last nonlinearity."""
     return skd.Pairing.declare(
         {"1/2": ("1.down1.2", "1.back1.2"), "1/4": ("1.down2.2", "1.back2.2")},

@@ -1,0 +1,234 @@
+"""Teachers' features on disk: a sample that comes again costs a file instead of a run of the teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from skd._compression.budget import parse_size, size_text
+from skd._digests import Call, update
+from skd.errors import ArgumentError, FeatureError, FileError
+from skd.taps import Tap, Taps
+
+__all__ = ["TeacherCache"]
+
+Features = dict[Tap, Tensor]
+DIGEST = hashlib.sha256().digest_size
+SUFFIX = ".features"
+TOLERANCE = 1e-3  # of a feature's largest value: what batches of other sizes may differ by
+
+
+class TeacherCache:
+    """Features of frozen teachers, kept on disk sample by sample.
+
+    A sample is known by its contents: the digest of what the teacher is given for it, of the teacher's weights, of the
+    taps and of the precision. So nothing has to be named, batches may be shuffled, and augmentation that repeats itself
+    is found again; augmentation that never does only fills the disk. Whatever has the batch's size first belongs to
+    the samples, all other arguments to every one of them.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it isn't there. Several processes may share it.
+    size : int or str
+        Bytes that it may take, as "4 GB" or a number; when it is full, nothing more is kept.
+    dtype : torch.dtype
+        How features are kept: float16 (a relative error of 5e-4 at most; features beyond its range stay as they are),
+        bfloat16 or float32.
+
+    Attributes
+    ----------
+    hits, misses, corrupt : int
+        Samples that were found, that were not, and whose files were damaged (those are made anew).
+    used : int
+        Bytes in the folder, as far as this process knows.
+
+    Raises
+    ------
+    ArgumentError
+        A size or dtype that can't be used.
+    FileError
+        The folder can't be made.
+
+    Notes
+    -----
+    Not for teachers whose features of one sample depend on the others in its batch: the first batch that isn't found
+    is compared with its first sample alone, and a difference is a FeatureError. In a compiled step the teacher runs
+    every time.
+
+    Examples
+    --------
+    >>> import tempfile, skd
+    >>> from torch import nn
+    >>> teacher, student = nn.Linear(3, 2), nn.Linear(3, 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cache = TeacherCache(folder, size="1 MB")
+    ...     distiller = skd.Distiller(teacher, student, [skd.methods.Transfer("output", "", "")], cache=cache)
+    ...     for _ in range(3):
+    ...         step = distiller(torch.ones(4, 3))
+    >>> cache.hits, cache.misses
+    (8, 4)
+    """
+
+    def __init__(
+        self, folder: str | PathLike[str], *, size: int | str = "4 GB", dtype: torch.dtype = torch.float16
+    ) -> None:
+        if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            raise ArgumentError("features can't be kept so", got=dtype, expected="float16, bfloat16 or float32")
+        self.folder, self.size, self.dtype = Path(folder), parse_size(size), dtype
+        self.hits = self.misses = self.corrupt = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{str(folder)!r} can't be made", got=error.strerror or error) from error
+        self.used = sum(path.stat().st_size for path in self.folder.rglob(f"*{SUFFIX}"))
+        self._teachers = WeakKeyDictionary[nn.Module, tuple[int, bytes]]()
+        self._checked: set[bytes] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TeacherCache._again, (self.folder, self.size, self.dtype)
+
+    @classmethod
+    def _again(cls, folder: Path, size: int, dtype: torch.dtype) -> TeacherCache:
+        return cls(folder, size=size, dtype=dtype)
+
+    def __repr__(self) -> str:
+        kept = f"{size_text(self.used)} of {size_text(self.size)}"
+        return f"TeacherCache({str(self.folder)!r}, {kept}, {self.hits} hits, {self.misses} misses)"
+
+    def features(self, taps: Taps, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Features:
+        """What ``taps(*args, **kwargs)`` reads, from the folder where all samples are in it.
+
+        Raises
+        ------
+        FeatureError
+            A feature isn't sample by sample; see the class.
+        FileError
+            A file can't be written.
+        """
+        call = Call(args, kwargs)
+        about = self._about(taps)
+        keys = [hashlib.sha256(about + digest).hexdigest() for digest in call.digests()]
+        found = [self._read(key) for key in keys]
+        known = [each for each in found if each is not None]
+        if len(known) == len(keys):
+            self.hits += len(keys)
+            return _together(taps.taps, known, call.device)
+        features: Features = taps(*args, **kwargs)[1]
+        if about not in self._checked:
+            _check(features, taps, call)
+            self._checked.add(about)
+        for index, (key, each) in enumerate(zip(keys, found, strict=True)):
+            if each is None:
+                self.misses += 1
+                self._write(key, [features[tap][index] for tap in taps.taps])
+            else:
+                self.hits += 1
+        return features
+
+    def _about(self, taps: Taps) -> bytes:
+        """The digest of what all samples share: teacher, taps, and how features are computed and kept."""
+        state = taps.model.state_dict(keep_vars=True)
+        # Whoever changes a weight in place raises its version; one that is put in its place has another identity.
+        weights = [value for value in state.values() if isinstance(value, Tensor)]
+        version = hash(tuple((id(x), 0 if x.is_inference() else x._version) for x in weights))
+        known = self._teachers.get(taps.model)
+        if known is None or known[0] != version:
+            digest = hashlib.sha256(str(taps.model).encode())
+            for name, value in state.items():
+                digest.update(name.encode())
+                update(digest, value)
+            known = self._teachers[taps.model] = version, digest.digest()
+        device = weights[0].device.type if weights else "cpu"
+        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        how = [str(tap) for tap in taps.taps], str(autocast), str(self.dtype)
+        return known[1] + repr(how).encode()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key[2:]}{SUFFIX}"
+
+    def _read(self, key: str) -> list[Tensor] | None:
+        """A sample's features; None where there are none, or none that are whole."""
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
+            self.corrupt += 1
+            self.used -= len(content)
+            path.unlink(missing_ok=True)
+            return None
+        kept: list[tuple[Tensor, torch.dtype, bool]] = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
+        return [_restored(*each) for each in kept]
+
+    def _write(self, key: str, features: Sequence[Tensor]) -> None:
+        file = io.BytesIO()
+        torch.save([self._kept(feature) for feature in features], file)
+        payload = file.getvalue()
+        if self.used + DIGEST + len(payload) > self.size:
+            return
+        path = self._path(key)
+        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            # Not flushed to the disk, as that takes longer than many a teacher: half a file is found by its digest.
+            beside.write_bytes(hashlib.sha256(payload).digest() + payload)
+            os.replace(beside, path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise FileError(f"{str(path)!r} can't be written", got=error.strerror or error) from error
+        self.used += DIGEST + len(payload)
+
+    def _kept(self, feature: Tensor) -> tuple[Tensor, torch.dtype, bool]:
+        """As it is written: narrow where that holds it, and how to have it back."""
+        last = feature.dim() == 3 and feature.stride(0) == 1 and not feature.is_contiguous()
+        whole = feature.detach().cpu()
+        narrow = whole.to(self.dtype) if whole.is_floating_point() else whole
+        if narrow.dtype == torch.float16 and not bool(narrow.isfinite().all()):
+            narrow = whole
+        return narrow.clone(memory_format=torch.contiguous_format), feature.dtype, last
+
+
+def _restored(kept: Tensor, dtype: torch.dtype, last: bool) -> Tensor:
+    feature = kept.to(dtype)
+    return feature.movedim(0, -1).contiguous().movedim(-1, 0) if last else feature
+
+
+def _together(taps: Sequence[Tap], samples: Sequence[Sequence[Tensor]], device: torch.device) -> Features:
+    """A batch of samples' features, in the memory format that they had."""
+    found = {}
+    for index, tap in enumerate(taps):
+        some = [each[index] for each in samples]
+        if some[0].dim() == 3 and some[0].stride(0) == 1 and not some[0].is_contiguous():
+            batch = torch.stack([each.movedim(0, -1) for each in some]).movedim(-1, 1)
+        else:
+            batch = torch.stack(some)
+        found[tap] = batch.to(device)
+    return found
+
+
+def _check(features: Features, taps: Taps, call: Call) -> None:
+    """Whether the first sample's features are the same without the others."""
+    args, kwargs = call.first()
+    alone: Features = taps(*args, **kwargs)[1]
+    for tap, feature in features.items():
+        one = alone[tap]
+        same = len(feature) == call.batch and one.shape[1:] == feature.shape[1:]
+        scale = float(feature.detach().abs().amax()) if same and feature.numel() > 0 else 0.0
+        if not same or float((one[0] - feature[0]).detach().abs().amax()) > TOLERANCE * scale:
+            raise FeatureError(
+                f"the teacher's feature at tap '{tap}' can't be kept sample by sample",
+                got="another feature of the first sample without the rest of its batch",
+                expected="features that have the batch first, and don't depend on it",
+                remedy="leave the cache away, or pad all batches alike",
+            )
