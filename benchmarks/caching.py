@@ -1,9 +1,9 @@
 """What a step of distillation costs with the teacher's features on disk: ``python -m benchmarks.caching``.
 
-A denoising U-Net and a student of a fourth of its widths, 64×64 pixels, as in `benchmarks.methods`. "student alone" is
-a training step on the student's own loss; the others add the teacher and the method, once running the teacher each
-time and once reading what it said. Wall seconds, ratios within a round, medians over the rounds; each round has
-another batch, all of which have been seen before.
+A denoising U-Net and a student of a fourth of its widths, 64×64 pixels, as in `benchmarks.methods`. "student alone"
+is a training step on the student's own loss; the others add the teacher and the method, once running the teacher each
+time and once reading what it said. Seconds of the processor, one thread, ratios within a round, medians over the
+rounds; each round has another batch, all of which have been seen before.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def timed(
         noisy, clean = batches[turn % len(batches)]
         for k in range(len(names)):
             name = names[(turn + k) % len(names)]
-            began = time.perf_counter()
+            began = time.process_time()
             steps[name](noisy, clean)
             if turn > 0:  # the first warms up
-                taken[name].append(time.perf_counter() - began)
+                taken[name].append(time.process_time() - began)
     own = taken[names[0]]
     found = {}
     for name, each in taken.items():
