@@ -175,7 +175,7 @@ def attention(feature: Tensor, *, layout: Layout = "BCHW", power: float = 2.0) -
     flat = positions(feature, layout, purpose="an attention map")
     # The map is independent of the sample's scale; taking it out first keeps high powers in range.
     flat = flat / flat.detach().abs().amax((1, 2), keepdim=True).clamp_min(1e-6)
-    return unit(flat.abs().pow(power).sum(1), 1)
+    return unit((flat.square() if power == 2 else flat.abs().pow(power)).sum(1), 1)
 
 
 @full_precision
