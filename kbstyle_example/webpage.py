@@ -183,6 +183,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header(name, value)
         super().end_headers()
 
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        with contextlib.suppress(ConnectionError):  # a page that is closed while it loads is no error
+            super().copyfile(source, outputfile)
+
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing: a page that works has nothing to say."""
 

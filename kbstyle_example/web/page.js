@@ -24,7 +24,8 @@ const painter = new Painter();
 const chosen = { photograph: null, painting: null }; // ImageData each
 let painted = null; // of chosen.photograph, at full strength
 let name = "photograph";
-let turn = 0; // of what was asked last; older answers are let go
+let turn = 0; // of what was asked to be painted last; older answers are let go
+const wishes = { photograph: 0, painting: 0 }; // the same, of what was chosen
 
 // --- what is said ---------------------------------------------------------------------------------------------------
 
@@ -168,13 +169,13 @@ function thumb(kind, label, source) {
 function sample(kind, file, label) {
   const { box, input, image } = thumb(kind, label, `samples/${file}.jpg`);
   input.onchange = async () => {
-    const mine = ++turn;
+    const mine = ++wishes[kind];
     try {
       await image.decode();
     } catch {
       return complain(new PictureError(`The sample “${label}” can’t be loaded.`));
     }
-    if (mine !== turn) return; // something else was chosen meanwhile
+    if (mine !== wishes[kind]) return; // something else was chosen meanwhile
     stopCamera(kind);
     if (kind === "photograph") name = file;
     const picture = pixelsOf(image).data; // of the image that is shown: nothing is asked for again
@@ -194,12 +195,12 @@ const first = [
 // --- files ----------------------------------------------------------------------------------------------------------
 
 async function take(kind, file) {
-  const mine = ++turn;
+  const mine = ++wishes[kind];
   tell("error", "");
   tell("notice", "");
   try {
     const { data, scaled } = await read(file);
-    if (mine !== turn) return;
+    if (mine !== wishes[kind]) return;
     if (kind === "painting" && Math.min(data.width, data.height) < SMALLEST_SIDE) {
       throw new PictureError(`“${file.name}” is too small for a painting: ${data.width} × ${data.height}; at least 16 pixels a side show strokes.`);
     }
@@ -212,10 +213,6 @@ async function take(kind, file) {
     await choose(kind, data);
   } catch (error) {
     complain(error);
-    if (mine === turn && chosen.photograph) {
-      frame.classList.remove("working");
-      if (!painted) paint(); // what was being painted goes on
-    }
   }
 }
 
@@ -234,7 +231,7 @@ function own(kind, picture, label) {
   input.checked = true;
   const called = name;
   input.onchange = () => {
-    ++turn;
+    ++wishes[kind];
     stopCamera(kind);
     if (kind === "photograph") name = called;
     choose(kind, picture);
@@ -326,6 +323,7 @@ at("camera").onclick = async () => {
     say("Asking for the camera…");
     await camera.start();
     ++turn; // what is being painted isn't waited for
+    ++wishes.photograph;
     frame.classList.remove("working");
     for (const input of at("photographs").querySelectorAll("input")) input.checked = false;
     name = "camera";
