@@ -25,7 +25,7 @@ from skd.errors import ArgumentError, FileError, ProcessError
 PAGE = Path(__file__).with_name("web")
 SAMPLES = Path(__file__).with_name("samples")
 PHOTOGRAPHS = ("chelsea_cat", "coffee", "eilean_donan", "astronaut")
-PAINTINGS = ("cafe_terrace_at_night", "harvest", "church_at_auvers", "portrait_of_pere_tanguy", "night_cafe")
+PAINTINGS = ("cafe_terrace_at_night", "harvest", "church_at_auvers", "portrait_of_pere_tanguy")
 NETWORKS = ("kbstyle-style.onnx", "kbstyle-paint.onnx")
 LIST = "files.js"  # what the page keeps to work offline; written by `rebuild`
 

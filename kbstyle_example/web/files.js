@@ -1,6 +1,6 @@
 // Written by `python -m kbstyle_example web --rebuild`.
 self.KBSTYLE = {
-  "version": "b784e43873334ec5",
+  "version": "18b352a55de11d6c",
   "weights": "245738407a2e9995943ce83ebc5e0d8ece9c1912d0d7dbd97ca3fdb49b7c74f7",
   "files": [
     "app.webmanifest",
@@ -20,7 +20,6 @@ self.KBSTYLE = {
     "samples/coffee.jpg",
     "samples/eilean_donan.jpg",
     "samples/harvest.jpg",
-    "samples/night_cafe.jpg",
     "samples/portrait_of_pere_tanguy.jpg",
     "service-worker.js",
     "style.css",

@@ -15,7 +15,6 @@ const PAINTINGS = [
   ["harvest", "The Harvest"],
   ["church_at_auvers", "The Church at Auvers"],
   ["portrait_of_pere_tanguy", "Portrait of Père Tanguy"],
-  ["night_cafe", "The Night Café"],
 ];
 
 const at = (id) => document.getElementById(id);
@@ -301,7 +300,7 @@ const camera = new Camera({
 
 function showCamera(live) {
   at("camera").setAttribute("aria-pressed", live);
-  at("camera").querySelector("span").textContent = live ? "Stop the camera" : "Camera, live";
+  at("camera").querySelector("span").textContent = live ? "Stop" : "Camera";
   at("shot").hidden = at("rate").hidden = !live;
   if (!live) at("rate").textContent = "";
 }
