@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kbstyle_example.files import digest, write_atomically, writable_folder
+from kbstyle_example.files import digest, writable_folder, write_atomically
 from skd.errors import ArgumentError, FileError, ProcessError
 
 PAGE = Path(__file__).with_name("web")
@@ -203,7 +203,9 @@ def server(runtime: Path, port: int = 0) -> Iterator[http.server.ThreadingHTTPSe
     try:
         made = http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(Handler, runtime=runtime))
     except (OSError, OverflowError) as error:
-        raise ArgumentError("the page can't be served at this port", got=f"{port} ({error})", remedy="--port N") from None
+        raise ArgumentError(
+            "the page can't be served at this port", got=f"{port} ({error})", remedy="--port N"
+        ) from None
     with made:
         yield made
 

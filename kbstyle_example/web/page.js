@@ -54,6 +54,15 @@ const loaded = painter.load(new URLSearchParams(location.search).get("engine")).
   document.documentElement.dataset.threads = found.threads;
 });
 
+const started = loaded.then(
+  () => true,
+  (error) => {
+    say("");
+    complain(new PictureError(`The network can’t be started: ${error.message}. A current Firefox, Chrome, Edge or Safari can run it.`));
+    return false;
+  },
+);
+
 function put(canvas, picture) {
   if (canvas.width !== picture.width || canvas.height !== picture.height) {
     [canvas.width, canvas.height] = [picture.width, picture.height];
@@ -73,7 +82,7 @@ async function paint() {
   frame.classList.add("working");
   at("download").disabled = true;
   try {
-    await loaded;
+    if (!(await started)) return; // it was said why
     if (mine === turn) say("Painting…");
     const { picture, milliseconds } = await withRoom(photograph, painting, mine);
     if (mine !== turn) return;
@@ -278,9 +287,8 @@ addEventListener("paste", (event) => {
 
 const camera = new Camera({
   async onFrame(picture) {
-    await loaded;
     const { painting } = chosen;
-    if (!painting) return;
+    if (!(await started) || !painting) return camera.stop();
     const { picture: out } = await painter.paint(picture, painting);
     if (!camera.live) return;
     showPhotograph(picture);
@@ -318,6 +326,7 @@ at("camera").onclick = async () => {
     stopCamera("photograph");
     return say("The camera is off.");
   }
+  const before = at("status").textContent;
   try {
     say("Asking for the camera…");
     await camera.start();
@@ -329,7 +338,7 @@ at("camera").onclick = async () => {
     showCamera(true);
     say(`Live · ${engine ?? "loading"}`);
   } catch (error) {
-    say("");
+    say(before);
     complain(error);
   }
 };
@@ -357,11 +366,6 @@ function keepOffline() {
     .catch(() => {}); // a private window, or storage that is full: the page works all the same
 }
 
-loaded.catch((error) => {
-  frame.classList.remove("working");
-  say("");
-  complain(new PictureError(`The network can’t be started in this browser (${error.message}). A current Firefox, Chrome, Edge or Safari can.`));
-});
 for (const input of first) {
   input.checked = true;
   input.onchange();

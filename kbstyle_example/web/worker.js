@@ -8,12 +8,14 @@ let engine = null;
 const codes = new Map(); // of paintings, by the key that the page gives
 
 async function start(name, networks) {
-  const ort = await import(RUNTIME + BUILDS[name]);
+  const ort = await import(RUNTIME + BUILDS[name]).catch(() => {
+    throw new Error("the folder “runtime” beside this page is missing, or can’t be loaded");
+  });
   ort.env.logLevel = "error";
   ort.env.wasm.wasmPaths = RUNTIME;
   const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
   ort.env.wasm.numThreads = threads;
-  const options = { executionProviders: [name], graphOptimizationLevel: "all" };
+  const options = { executionProviders: [name], graphOptimizationLevel: "all", logSeverityLevel: 3 };
   const style = await ort.InferenceSession.create(networks[0], options); // one after the other: both start the runtime
   const paint = await ort.InferenceSession.create(networks[1], options);
   return { ort, name, threads, style, paint };
@@ -27,10 +29,12 @@ async function load({ wanted }) {
   });
   const networks = await Promise.all(fetched);
   const adapter = wanted === "wasm" ? null : await navigator.gpu?.requestAdapter().catch(() => null);
-  if (adapter) {
+  const emulated = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter; // slower than WebAssembly by far
+  if (adapter && (!emulated || wanted === "webgpu")) {
     try {
       engine = await start("webgpu", networks);
-    } catch {
+    } catch (error) {
+      if (wanted === "webgpu") throw error;
       engine = null; // WebAssembly does it as well
     }
   }

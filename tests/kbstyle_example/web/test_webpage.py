@@ -247,7 +247,7 @@ def test_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_another_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(tmp_path / "made.tgz", version="changed on the way")
     npm(tmp_path, f'cp {tmp_path}/made.tgz "$5"/', monkeypatch)
-    with pytest.raises(FileError, match="isn't onnxruntime-web@.* as it was published; got SHA-512"):
+    with pytest.raises(FileError, match=r"isn't onnxruntime-web@.* as it was published; got SHA-512"):
         webpage.runtime_folder()
     assert list((tmp_path / "cache").iterdir()) == []
 
