@@ -64,9 +64,9 @@ def runtime_folder(given: str | os.PathLike[str] | None = None) -> Path:
 
     Examples
     --------
-    >>> runtime_folder("nowhere")
+    >>> runtime_folder("nowhere")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    skd.errors.FileError: ... got nowhere without ort.wasm.min.mjs, ...
+    skd.errors.FileError: the folder doesn't hold ONNX Runtime for browsers; got nowhere without ort.wasm.min.mjs, ...
     """
     if given is None:
         found = _cache() / RUNTIME

@@ -1,6 +1,6 @@
 // Written by `python -m kbstyle_example web --rebuild`.
 self.KBSTYLE = {
-  "version": "f8432cd16e22ad63",
+  "version": "ef816aeb48a402a6",
   "weights": "245738407a2e9995943ce83ebc5e0d8ece9c1912d0d7dbd97ca3fdb49b7c74f7",
   "files": [
     "app.webmanifest",

@@ -27,8 +27,8 @@ async function load({ wanted }) {
     if (!answer.ok) throw new Error(`${name}: ${answer.status}`);
     return new Uint8Array(await answer.arrayBuffer());
   });
-  const networks = await Promise.all(fetched);
-  const adapter = wanted === "wasm" ? null : await navigator.gpu?.requestAdapter().catch(() => null);
+  const gpu = wanted === "wasm" ? null : navigator.gpu?.requestAdapter().catch(() => null);
+  const [adapter, ...networks] = await Promise.all([gpu, ...fetched]);
   const emulated = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter; // slower than WebAssembly by far
   if (adapter && (!emulated || wanted === "webgpu")) {
     try {
