@@ -180,6 +180,8 @@ function sample(kind, file, label) {
   const { box, input, image } = thumb(kind, label, `samples/${file}.jpg`);
   input.onchange = async () => {
     const mine = ++wishes[kind];
+    tell("error", "");
+    if (kind === "photograph") tell("notice", "");
     try {
       await image.decode();
     } catch {
@@ -199,7 +201,7 @@ function sample(kind, file, label) {
 const samplesRead = new Map(); // a painting keeps its code that way
 const first = [
   ...PHOTOGRAPHS.map(([file, label]) => sample("photograph", file, label)).slice(2, 3),
-  ...PAINTINGS.map(([file, label]) => sample("painting", file, label)).slice(0, 1),
+  ...PAINTINGS.map(([file, label]) => sample("painting", file, label)).slice(3),
 ];
 
 // --- files ----------------------------------------------------------------------------------------------------------
