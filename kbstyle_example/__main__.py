@@ -187,7 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     other.set_defaults(run="export")
 
     page = commands.add_parser("web", help="open the page that paints in the browser, or write it as a static site")
-    page.add_argument("--port", type=int, default=8000, help="to serve it at (%(default)s); 0 is any that is free")
+    # Not 8000: the browser keeps the page of an address, and would show it in place of what others serve there.
+    page.add_argument("--port", type=int, default=8417, help="to serve it at (%(default)s); 0 is any that is free")
     page.add_argument("--no-open", action="store_true", help="serve it, and leave the browser alone")
     page.add_argument("--to", type=Path, help="write the static site into this folder, and serve nothing")
     page.add_argument("--runtime", type=Path, help="folder of onnxruntime-web's dist files (npm fetches them, once)")

@@ -341,6 +341,27 @@ def test_large_photographs_are_scaled_down(page: Any) -> None:
     assert page.is_hidden("#notice")
 
 
+def test_too_little_memory(page: Any) -> None:
+    """The runtime's failure is made up; what follows from it isn't."""
+    page.evaluate(
+        """async () => {
+            const { Painter } = await import("./painter.js");
+            const real = Painter.prototype.paint;
+            Painter.prototype.paint = () => {
+                Painter.prototype.paint = real;
+                return Promise.reject(new Error("failed to allocate memory"));
+            };
+        }"""
+    )
+    before = turn(page)
+    give(page, "photograph", png(scene(600, 450)), "wide.png")
+    waited(page, before)
+    said = "This device hasn’t enough memory for 600 × 450: it is painted at 424 × 318."
+    assert page.inner_text("#notice p") == said
+    assert page.evaluate("() => document.getElementById('after').width") == 424
+    page.click("#notice button")
+
+
 def test_no_camera(page: Any) -> None:
     page.evaluate("""() => {
         navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", "NotFoundError"));
