@@ -158,20 +158,31 @@ def test_what_is_transparent_stays_so(page: Any) -> None:
 
 def test_a_painting_is_encoded_once(page: Any) -> None:
     """The second time only the photograph is painted: the same picture."""
-    photograph = png(scene(64, 64, seed=3))
-    before = turn(page)
-    give(page, "photograph", photograph, "one.png")
-    waited(page, before)
+    for kind in ("painting", "photograph"):
+        before = turn(page)
+        give(page, kind, png(scene(64, 64, seed=3)), "one.png")
+        waited(page, before)
     first = page.evaluate("() => document.getElementById('after').toDataURL()")
     for k in (2, 1):
         before = turn(page)
         page.locator("#paintings label:not(.own) input").nth(k).check()
         waited(page, before)
-    assert page.evaluate("() => document.getElementById('after').toDataURL()") != ""
+    assert page.evaluate("() => document.getElementById('after').toDataURL()") != first
+    page.evaluate(
+        """() => {
+            const post = Worker.prototype.postMessage;
+            window.jobs = [];
+            Worker.prototype.postMessage = function (message, ...rest) {
+                window.jobs.push(message.job);
+                return post.call(this, message, ...rest);
+            };
+        }"""
+    )
     before = turn(page)
     page.locator("#paintings .own input").check()
     waited(page, before)
     assert page.evaluate("() => document.getElementById('after').toDataURL()") == first
+    assert page.evaluate("() => window.jobs") == ["paint"]
 
 
 # --- what a person does ----------------------------------------------------------------------------------------------
