@@ -133,11 +133,11 @@ export function fitted(width, height, longest) {
 export function planes(rgb, width, height) {
   const [w, h] = [Math.max(SMALLEST_SIDE, width), Math.max(SMALLEST_SIDE, height)];
   const out = new Float32Array(3 * w * h);
-  const fifth = Float32Array.from({ length: 256 }, (_, k) => k / 255);
+  const numbers = Float32Array.from({ length: 256 }, (_, k) => k / 255);
   for (let y = 0, to = 0; y < h; y++) {
     for (let x = 0; x < w; x++, to++) {
       const from = (Math.min(y, height - 1) * width + Math.min(x, width - 1)) * 3;
-      for (let c = 0; c < 3; c++) out[c * w * h + to] = fifth[rgb[from + c]];
+      for (let c = 0; c < 3; c++) out[c * w * h + to] = numbers[rgb[from + c]];
     }
   }
   return { data: out, dims: [1, 3, h, w] };
