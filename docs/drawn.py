@@ -94,11 +94,36 @@ def methods_marks() -> dict[str, str]:
     return {"costs": list_table(head, rows), "size": str(middle["size"]), "batch": str(middle["batch"])}
 
 
+def web_marks() -> dict[str, str]:
+    """What web.rst shows of the page's start and speed."""
+    report = json.loads((BENCHMARKS / "results" / "web.json").read_text(encoding="utf-8"))
+    rows = [
+        [
+            f"{run['threads']}",
+            f"{run['first_visit']:.1f} s",
+            f"{run['second_visit']:.1f} s",
+            *(f"{row['seconds']:.2f} s ({row['megapixels_a_second']:.1f})" for row in run["rows"]),
+        ]
+        for run in report["runs"]
+    ]
+    sizes = [f"{width}×{height}" for width, height in (row["size"] for row in report["runs"][0]["rows"])]
+    sizes[0] += " (megapixels a second)"
+    return {
+        "figures": list_table(["threads", "first picture", "on a second visit", *sizes], rows),
+        "networks": f"{report['bytes']['networks'] / 1000:.0f}",
+        "runtime": f"{report['bytes']['runtime'] / 1e6:.0f}",
+        "where": f"Chromium {report['chromium']}, {report['runtime'].replace('@', ' ')}, {report['cpus']} cores "
+        f"({report['processor']}) with other work on them (load {report['load']}), the browser ahead of it; medians of "
+        f"{report['rounds']} rounds",
+    }
+
+
 # Each gives a text for every ``@mark@`` of its page.
 PAGES = {
     "ablations": ablation_marks,
     "compress": compress_marks,
     "methods": methods_marks,
+    "web": web_marks,
     "worth": worth_marks,
     "zoo": zoo_tables,
 }

@@ -186,6 +186,15 @@ def _parser() -> argparse.ArgumentParser:
     _add(other, "--format", export_kbstyle, f"one of {', '.join(FORMATS)}")
     other.set_defaults(run="export")
 
+    page = commands.add_parser("web", help="open the page that paints in the browser, or write it as a static site")
+    # Not 8000: the browser keeps the page of an address, and would show it in place of what others serve there.
+    page.add_argument("--port", type=int, default=8417, help="to serve it at (%(default)s); 0 is any that is free")
+    page.add_argument("--no-open", action="store_true", help="serve it, and leave the browser alone")
+    page.add_argument("--to", type=Path, help="write the static site into this folder, and serve nothing")
+    page.add_argument("--runtime", type=Path, help="folder of onnxruntime-web's dist files (npm fetches them, once)")
+    page.add_argument("--rebuild", action="store_true", help="make the page's networks again from the bundled weights")
+    page.set_defaults(run="web")
+
     info = commands.add_parser("info", help="what is bundled, and the versions")
     info.set_defaults(run="info")
     return parser

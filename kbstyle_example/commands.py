@@ -257,6 +257,20 @@ def export(options: argparse.Namespace) -> None:
         print(done)
 
 
+def web(options: argparse.Namespace) -> None:
+    """The page: served, written, or its networks made again."""
+    from kbstyle_example.webpage import rebuild, runtime_folder, serve, write_site
+
+    if options.rebuild:
+        print("\n".join(map(str, rebuild())))
+        return
+    runtime = runtime_folder(options.runtime)
+    if options.to is not None:
+        print(write_site(options.to, runtime))
+    else:
+        serve(runtime, port=options.port, show=not options.no_open)
+
+
 def info(_: argparse.Namespace) -> None:
     """What is bundled, and the versions."""
     import torch
