@@ -23,11 +23,14 @@ Shapes: TypeAlias = dict[str, tuple[int | str, ...]]
 
 
 class Written(NamedTuple):
-    """A file's content, the shapes of its inputs, and what it answers when it is read."""
+    """What is to be written, the shapes of its inputs, and what it answers when it is read; None where nothing can.
 
-    content: bytes
+    The names say where: "" is the file itself, ".bin" one beside it, "a/b" one in it, which is then a folder.
+    """
+
+    files: Mapping[str, bytes]
     inputs: Shapes
-    answer: Answer
+    answer: Answer | None
 
 
 def tensors(output: Any) -> list[Tensor]:
@@ -42,17 +45,17 @@ def short(error: BaseException) -> str:
 
 def as_program(model: nn.Module, call: Call, dynamic: Any) -> Written:
     """A program of torch.export."""
-    program = _trace(model, call, dynamic)
+    program = trace(model, call, dynamic)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     again = torch.export.load(io.BytesIO(buffer.getvalue())).module()
-    return Written(buffer.getvalue(), _inputs(program), lambda call: tensors(again(*call[0], **call[1])))
+    return Written({"": buffer.getvalue()}, inputs_of(program), lambda call: tensors(again(*call[0], **call[1])))
 
 
 def as_onnx(model: nn.Module, call: Call, dynamic: Any) -> Written:
     """An ONNX model, all weights inside. ONNX Runtime reads and runs it."""
     runtime = _need_onnx()
-    program = _trace(model, call, dynamic)
+    program = trace(model, call, dynamic)
     try:
         with _quiet():
             made = torch.onnx.export(program, dynamo=True, verbose=False)
@@ -75,17 +78,17 @@ def as_onnx(model: nn.Module, call: Call, dynamic: Any) -> Written:
     names = [each.name for each in session.get_inputs()]
 
     def answer(call: Call) -> list[Tensor]:
-        given = dict(zip(program.graph_signature.user_inputs, tensors(call), strict=True))
+        given = named(program, call)
         feeds = {name: given[name].detach().cpu().numpy() for name in names}
         return [torch.from_numpy(each) for each in session.run(None, feeds)]
 
-    return Written(content, _inputs(program), answer)
+    return Written({"": content}, inputs_of(program), answer)
 
 
 FORMATS: Mapping[str, Callable[[nn.Module, Call, Any], Written]] = {".onnx": as_onnx, ".pt2": as_program}
 
 
-def _trace(model: nn.Module, call: Call, dynamic: Any) -> ExportedProgram:
+def trace(model: nn.Module, call: Call, dynamic: Any) -> ExportedProgram:
     args, kwargs = call
     shapes = None if dynamic is False else dynamic
     if dynamic is True:
@@ -107,7 +110,7 @@ def _free(leaf: Any) -> Any:
     return {k: Dim.AUTO for k, size in enumerate(leaf.shape) if size > 1} if isinstance(leaf, Tensor) else None
 
 
-def _inputs(program: ExportedProgram) -> Shapes:
+def inputs_of(program: ExportedProgram) -> Shapes:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     found: Shapes = {}
     for name in program.graph_signature.user_inputs:
@@ -115,6 +118,12 @@ def _inputs(program: ExportedProgram) -> Shapes:
         if isinstance(value, Tensor):
             found[str(name)] = tuple(int(text) if (text := str(size)).isdigit() else text for size in value.shape)
     return found
+
+
+def named(program: ExportedProgram, call: Call) -> dict[str, Tensor]:
+    """A call's tensors by the names of the program's inputs. What isn't a tensor is in the program."""
+    given = zip(program.graph_signature.user_inputs, pytree.tree_leaves(call), strict=True)
+    return {str(name): value for name, value in given if isinstance(value, Tensor)}
 
 
 def _need_onnx() -> Any:

@@ -28,12 +28,12 @@ class Exported:
     ----------
     path : Path
     bytes : int
-        The file's size.
+        The file's size, with what goes beside it or, where it is a folder, in it.
     inputs : mapping of str to tuple
         Each input's shape; a dimension that may vary is a name, a fixed one a number.
-    difference : float
+    difference : float or None
         The largest from torch's answers, over the example and the checks, in units of the largest value of each answer
-        (of 1 where that is smaller).
+        (of 1 where that is smaller). None: nothing here runs the format; it was converted and is unchecked.
 
     Examples
     --------
@@ -44,11 +44,12 @@ class Exported:
     path: Path
     bytes: int
     inputs: Mapping[str, tuple[int | str, ...]]
-    difference: float
+    difference: float | None
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in self.inputs.items())
-        return f"{self.path}: {self.bytes:,} bytes, {shapes}; {self.difference:.1e} from torch at most"
+        told = "not run here" if self.difference is None else f"{self.difference:.1e} from torch at most"
+        return f"{self.path}: {self.bytes:,} bytes, {shapes}; {told}"
 
 
 def export(
@@ -113,9 +114,19 @@ def export(
         apart = [
             _apart(written.answer, call, want, "the example" if number == 0 else f"check {number}", tolerance)
             for number, (call, want) in enumerate(zip(calls, wanted, strict=True))
+            if written.answer is not None
         ]
-    write_atomically(target, written.content)
-    return Exported(target, len(written.content), written.inputs, max(apart))
+    _write(target, written.files)
+    return Exported(target, sum(map(len, written.files.values())), written.inputs, max(apart, default=None))
+
+
+def _write(target: Path, files: Mapping[str, bytes]) -> None:
+    """What the file needs comes before the file: who finds that, finds all."""
+    for name, content in sorted(files.items(), key=lambda item: item[0] == ""):
+        path = target.with_suffix(name) if name.startswith(".") else target / name if name else target
+        if path.parent == target:
+            target.mkdir(exist_ok=True)
+        write_atomically(path, content)
 
 
 def _apart(answer: Answer, call: Call, wanted: Sequence[Tensor], which: str, tolerance: float) -> float:
