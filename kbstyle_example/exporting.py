@@ -36,6 +36,8 @@ APART = 1 / 255  # of a picture in 0..1, at most
 def painted(network: KBStyle, content: Tensor, code: StyleCode) -> Tensor:
     """The picture in 0..1."""
     out: Tensor = network.decoder(network.content_encoder(padded(content)), code).clamp(0, 1)
+    if not torch.compiler.is_exporting() and out.shape[-2:] == content.shape[-2:]:
+        return out
     # As a slice, which is right as well, torch.export would trace it for multiples of 8 alone, or for none.
     return F.pad(out, (0, content.shape[-1] - out.shape[-1], 0, content.shape[-2] - out.shape[-2]))
 

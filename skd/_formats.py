@@ -1,11 +1,13 @@
-"""The formats that `export` writes: each makes the file's content, and reads it again to ask it."""
+"""What all formats begin with, and two of them: each makes a file's content, and reads it again to ask it."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -54,10 +56,26 @@ def as_program(model: nn.Module, call: Call, dynamic: Any) -> Written:
 
 def as_onnx(model: nn.Module, call: Call, dynamic: Any) -> Written:
     """An ONNX model, all weights inside. ONNX Runtime reads and runs it."""
-    runtime = _need_onnx()
+    runtime = need("onnxruntime", "onnx", "exporting ONNX")
     program = trace(model, call, dynamic)
+    content = onnx_of(program)
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def answer(call: Call) -> list[Tensor]:
+        given = named(program, call)
+        feeds = {name: given[name].detach().cpu().numpy() for name in names}
+        return [torch.from_numpy(each) for each in session.run(None, feeds)]
+
+    return Written({"": content}, inputs_of(program), answer)
+
+
+def onnx_of(program: ExportedProgram, extra: str = "onnx", purpose: str = "exporting ONNX") -> bytes:
+    """The program as an ONNX file's content."""
+    for package in ("onnx", "onnxscript"):
+        need(package, extra, purpose)
     try:
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(program, dynamo=True, verbose=False)
             if made is None:
                 raise RuntimeError("torch.onnx.export gave no program")
@@ -73,19 +91,7 @@ def as_onnx(model: nn.Module, call: Call, dynamic: Any) -> Written:
         del value.metadata_props[:]
     del proto.metadata_props[:]
     del proto.graph.value_info[:]  # shapes between the layers: a runtime infers them
-    content = proto.SerializeToString(deterministic=True)
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
-
-    def answer(call: Call) -> list[Tensor]:
-        given = named(program, call)
-        feeds = {name: given[name].detach().cpu().numpy() for name in names}
-        return [torch.from_numpy(each) for each in session.run(None, feeds)]
-
-    return Written({"": content}, inputs_of(program), answer)
-
-
-FORMATS: Mapping[str, Callable[[nn.Module, Call, Any], Written]] = {".onnx": as_onnx, ".pt2": as_program}
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def trace(model: nn.Module, call: Call, dynamic: Any) -> ExportedProgram:
@@ -95,7 +101,7 @@ def trace(model: nn.Module, call: Call, dynamic: Any) -> ExportedProgram:
         named = inspect.signature(model.forward).bind(*args, **kwargs).arguments
         shapes = {name: pytree.tree_map(_free, value) for name, value in named.items()}
     try:
-        with _quiet():
+        with quiet():
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # whatever the network's code does under tracing
         raise ExportError(
@@ -126,25 +132,56 @@ def named(program: ExportedProgram, call: Call) -> dict[str, Tensor]:
     return {str(name): value for name, value in given if isinstance(value, Tensor)}
 
 
-def _need_onnx() -> Any:
+def need(package: str, extra: str, purpose: str) -> Any:
+    """An optional package, or the error that names its extra."""
     try:
-        import onnx  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
-        import onnxruntime  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        import onnxscript  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
+        with quiet():
+            return importlib.import_module(package)
     except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", extra="onnx", purpose="exporting ONNX") from None
-    return onnxruntime
+        raise MissingExtraError(error.name or package, extra=extra, purpose=purpose) from None
+
+
+def plain(program: ExportedProgram) -> ExportedProgram:
+    """The program in operators that every runtime knows: some have neither variances nor fused products."""
+    table: dict[Any, Callable[..., Any]] = {
+        torch.ops.aten.var_mean.correction: var_mean,
+        torch.ops.aten.addcmul.default: addcmul,
+    }
+    with quiet():
+        made: ExportedProgram = program.run_decompositions(table)
+    return made
+
+
+def var_mean(
+    x: Tensor, dim: Any = None, *, correction: float | None = 1, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """As `torch.var_mean`, by two means."""
+    dims = [k % x.dim() for k in (range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim)]
+    mean = x.mean(dims, True)
+    variance = (x - mean).square().mean(dims, keepdim)
+    less = 1 if correction is None else correction
+    if less:
+        count = math.prod(x.shape[k] for k in dims)
+        variance = variance * (count / (count - less))
+    return variance, mean if keepdim else x.mean(dims)
+
+
+def addcmul(shift: Tensor, one: Tensor, two: Tensor, *, value: float = 1) -> Tensor:
+    """As `torch.addcmul`."""
+    return shift + (one * two if value == 1 else value * one * two)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings of torch's exporters about themselves; the logger's level is put back."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """No warnings of the exporters about themselves; the loggers' levels are put back."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torchao", "coremltools", "root")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from skd._files import write_atomically
-from skd._formats import FORMATS, Answer, Call, short, tensors
+from skd._formats import Answer, Call, Written, as_onnx, as_program, short, tensors
+from skd._formats_coreml import as_coreml
+from skd._formats_executorch import as_executorch
+from skd._formats_ncnn import as_ncnn
+from skd._formats_openvino import as_openvino
 from skd._measuring import arguments
 from skd._training.trained import modes_kept
 from skd.errors import ArgumentError, ExportError
 
 __all__ = ["Exported", "export"]
+
+FORMATS: Mapping[str, Callable[[nn.Module, Call, Any], Written]] = {
+    ".onnx": as_onnx,
+    ".pt2": as_program,
+    ".xml": as_openvino,
+    ".param": as_ncnn,
+    ".pte": as_executorch,
+    ".mlpackage": as_coreml,
+}
 
 
 @dataclass(frozen=True)
@@ -61,10 +74,21 @@ def export(
     dynamic: bool | Mapping[str, Any] | Sequence[Any] = True,
     tolerance: float = 1e-4,
 ) -> Exported:
-    """Write a network, in eval mode, as ONNX (``….onnx``) or as a program of torch.export (``….pt2``).
+    """Write a network, in eval mode, for another runtime.
 
-    What was written is read again and run on the example and the checks; it stays only if its answers are torch's. The
-    network is left as it was.
+    ================ ============================= ==========================================
+    ending           format                        sizes
+    ================ ============================= ==========================================
+    ``.onnx``        ONNX                          may vary
+    ``.pt2``         a program of torch.export     may vary
+    ``.xml``         OpenVINO, with a ``.bin``     may vary
+    ``.ncnn.param``  ncnn, with an ``.ncnn.bin``   may vary; one sample
+    ``.pte``         ExecuTorch, for XNNPACK       the example's, or by bounds in `dynamic`
+    ``.mlpackage``   Core ML, a folder             the example's
+    ================ ============================= ==========================================
+
+    What was written is read again and run on the example and the checks; it stays only if its answers are torch's. Core
+    ML doesn't run here: of it the conversion alone is checked. The network is left as it was.
 
     Parameters
     ----------
@@ -86,7 +110,7 @@ def export(
     ArgumentError
         A format that isn't known.
     MissingExtraError
-        onnx, onnxscript or onnxruntime isn't installed, and ONNX is to be written.
+        What the format needs isn't installed: the extras are onnx, openvino, ncnn, executorch and coreml.
     ExportError
         The network can't be exported, or the file's answers are others than torch's: nothing is written.
     FileError
