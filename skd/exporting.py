@@ -19,7 +19,7 @@ from skd._formats_ncnn import as_ncnn
 from skd._formats_openvino import as_openvino
 from skd._measuring import arguments
 from skd._training.trained import modes_kept
-from skd.errors import ArgumentError, ExportError
+from skd.errors import ArgumentError, ExportError, FileError
 
 __all__ = ["Exported", "export"]
 
@@ -148,8 +148,12 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
     """What the file needs comes before the file: who finds that, finds all."""
     for name, content in sorted(files.items(), key=lambda item: item[0] == ""):
         path = target.with_suffix(name) if name.startswith(".") else target / name if name else target
-        if path.parent == target:
-            target.mkdir(exist_ok=True)
+        if target in path.parents:
+            try:
+                target.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise FileError(f"{str(target)!r} can't be written", got=error.strerror or error) from error
         write_atomically(path, content)
 
 
