@@ -23,7 +23,7 @@ from skd.errors import ArgumentError, ExportError, FileError
 
 __all__ = ["Exported", "export"]
 
-FORMATS: Mapping[str, Callable[[nn.Module, Call, Any], Written]] = {
+FORMATS: dict[str, Callable[[nn.Module, Call, Any], Written]] = {
     ".onnx": as_onnx,
     ".pt2": as_program,
     ".xml": as_openvino,
@@ -150,7 +150,7 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
         path = target.with_suffix(name) if name.startswith(".") else target / name if name else target
         if target in path.parents:
             try:
-                target.mkdir(exist_ok=True)
+                target.mkdir(exist_ok=True)  # in a folder that is there, as for files
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise FileError(f"{str(target)!r} can't be written", got=error.strerror or error) from error
