@@ -184,6 +184,16 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--weights", default="kbstyle", help="bundled name or file (%(default)s)")
     other.add_argument("-o", "--out", type=Path, required=True, help="folder to write into")
     _add(other, "--format", export_kbstyle, f"one of {', '.join(FORMATS)}")
+    other.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("WIDTH", "HEIGHT"),
+        default=_default(export_kbstyle, "size"),
+        help="of the pictures, for executorch and coreml, which have one (512 512)",
+    )
+    other.add_argument("--photographs", type=Path, help="folder to calibrate eight bits on (the samples)")
+    other.add_argument("--paintings", type=Path, help="folder to calibrate eight bits on (the samples)")
     other.set_defaults(run="export")
 
     page = commands.add_parser("web", help="open the page that paints in the browser, or write it as a static site")

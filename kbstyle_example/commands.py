@@ -253,7 +253,14 @@ def export(options: argparse.Namespace) -> None:
     """Write the network for other runtimes."""
     from kbstyle_example.exporting import export_kbstyle
 
-    for done in export_kbstyle(options.weights, options.out, format=options.format):
+    for done in export_kbstyle(
+        options.weights,
+        options.out,
+        format=options.format,
+        size=options.size,
+        photographs=options.photographs,
+        paintings=options.paintings,
+    ):
         print(done)
 
 

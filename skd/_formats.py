@@ -1,11 +1,13 @@
-"""The formats that `export` writes: each makes the file's content, and reads it again to ask it."""
+"""What all formats begin with, and two of them: each makes a file's content, and reads it again to ask it."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -23,11 +25,14 @@ Shapes: TypeAlias = dict[str, tuple[int | str, ...]]
 
 
 class Written(NamedTuple):
-    """A file's content, the shapes of its inputs, and what it answers when it is read."""
+    """What is to be written, the shapes of its inputs, and what it answers when it is read; None where nothing can.
 
-    content: bytes
+    The names say where: "" is the file itself, ".bin" one beside it, "a/b" one in it, which is then a folder.
+    """
+
+    files: Mapping[str, bytes]
     inputs: Shapes
-    answer: Answer
+    answer: Answer | None
 
 
 def tensors(output: Any) -> list[Tensor]:
@@ -42,19 +47,35 @@ def short(error: BaseException) -> str:
 
 def as_program(model: nn.Module, call: Call, dynamic: Any) -> Written:
     """A program of torch.export."""
-    program = _trace(model, call, dynamic)
+    program = trace(model, call, dynamic)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     again = torch.export.load(io.BytesIO(buffer.getvalue())).module()
-    return Written(buffer.getvalue(), _inputs(program), lambda call: tensors(again(*call[0], **call[1])))
+    return Written({"": buffer.getvalue()}, inputs_of(program), lambda call: tensors(again(*call[0], **call[1])))
 
 
 def as_onnx(model: nn.Module, call: Call, dynamic: Any) -> Written:
     """An ONNX model, all weights inside. ONNX Runtime reads and runs it."""
-    runtime = _need_onnx()
-    program = _trace(model, call, dynamic)
+    runtime = need("onnxruntime", "onnx", "exporting ONNX")
+    program = trace(model, call, dynamic)
+    content = onnx_of(program)
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def answer(call: Call) -> list[Tensor]:
+        given = named(program, call)
+        feeds = {name: given[name].detach().cpu().numpy() for name in names}
+        return [torch.from_numpy(each) for each in session.run(None, feeds)]
+
+    return Written({"": content}, inputs_of(program), answer)
+
+
+def onnx_of(program: ExportedProgram, extra: str = "onnx", purpose: str = "exporting ONNX") -> bytes:
+    """The program as an ONNX file's content."""
+    for package in ("onnx", "onnxscript"):
+        need(package, extra, purpose)
     try:
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(program, dynamo=True, verbose=False)
             if made is None:
                 raise RuntimeError("torch.onnx.export gave no program")
@@ -70,29 +91,17 @@ def as_onnx(model: nn.Module, call: Call, dynamic: Any) -> Written:
         del value.metadata_props[:]
     del proto.metadata_props[:]
     del proto.graph.value_info[:]  # shapes between the layers: a runtime infers them
-    content = proto.SerializeToString(deterministic=True)
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
-
-    def answer(call: Call) -> list[Tensor]:
-        given = dict(zip(program.graph_signature.user_inputs, tensors(call), strict=True))
-        feeds = {name: given[name].detach().cpu().numpy() for name in names}
-        return [torch.from_numpy(each) for each in session.run(None, feeds)]
-
-    return Written(content, _inputs(program), answer)
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
-FORMATS: Mapping[str, Callable[[nn.Module, Call, Any], Written]] = {".onnx": as_onnx, ".pt2": as_program}
-
-
-def _trace(model: nn.Module, call: Call, dynamic: Any) -> ExportedProgram:
+def trace(model: nn.Module, call: Call, dynamic: Any) -> ExportedProgram:
     args, kwargs = call
     shapes = None if dynamic is False else dynamic
     if dynamic is True:
         named = inspect.signature(model.forward).bind(*args, **kwargs).arguments
         shapes = {name: pytree.tree_map(_free, value) for name, value in named.items()}
     try:
-        with _quiet():
+        with quiet():
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # whatever the network's code does under tracing
         raise ExportError(
@@ -107,7 +116,7 @@ def _free(leaf: Any) -> Any:
     return {k: Dim.AUTO for k, size in enumerate(leaf.shape) if size > 1} if isinstance(leaf, Tensor) else None
 
 
-def _inputs(program: ExportedProgram) -> Shapes:
+def inputs_of(program: ExportedProgram) -> Shapes:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     found: Shapes = {}
     for name in program.graph_signature.user_inputs:
@@ -117,25 +126,62 @@ def _inputs(program: ExportedProgram) -> Shapes:
     return found
 
 
-def _need_onnx() -> Any:
+def named(program: ExportedProgram, call: Call) -> dict[str, Tensor]:
+    """A call's tensors by the names of the program's inputs. What isn't a tensor is in the program."""
+    given = zip(program.graph_signature.user_inputs, pytree.tree_leaves(call), strict=True)
+    return {str(name): value for name, value in given if isinstance(value, Tensor)}
+
+
+def need(package: str, extra: str, purpose: str) -> Any:
+    """An optional package, or the error that names its extra."""
     try:
-        import onnx  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
-        import onnxruntime  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        import onnxscript  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
+        with quiet():
+            return importlib.import_module(package)
     except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", extra="onnx", purpose="exporting ONNX") from None
-    return onnxruntime
+        raise MissingExtraError(error.name or package, extra=extra, purpose=purpose) from None
+
+
+def plain(program: ExportedProgram) -> ExportedProgram:
+    """The program in operators that every runtime knows: some have neither variances nor fused products."""
+    table: dict[Any, Callable[..., Any]] = {
+        torch.ops.aten.var_mean.correction: var_mean,
+        torch.ops.aten.addcmul.default: addcmul,
+    }
+    with quiet():
+        made: ExportedProgram = program.run_decompositions(table)
+    return made
+
+
+def var_mean(
+    x: Tensor, dim: Any = None, *, correction: float | None = 1, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """As `torch.var_mean`, by two means."""
+    dims = [k % x.dim() for k in (range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim)]
+    mean = x.mean(dims, True)
+    variance = (x - mean).square().mean(dims, keepdim)
+    less = 1 if correction is None else correction
+    if less:
+        count = math.prod(x.shape[k] for k in dims)
+        variance = variance * (count / (count - less))
+    return variance, mean if keepdim else x.mean(dims)
+
+
+def addcmul(shift: Tensor, one: Tensor, two: Tensor, *, value: float = 1) -> Tensor:
+    """As `torch.addcmul`."""
+    return shift + (one * two if value == 1 else value * one * two)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings of torch's exporters about themselves; the logger's level is put back."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """No warnings of the exporters about themselves; the loggers' levels are put back."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torchao", "coremltools", "root")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

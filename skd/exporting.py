@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from skd._files import write_atomically
-from skd._formats import FORMATS, Answer, Call, short, tensors
+from skd._formats import Answer, Call, Written, as_onnx, as_program, short, tensors
+from skd._formats_coreml import as_coreml
+from skd._formats_executorch import as_executorch
+from skd._formats_ncnn import as_ncnn
+from skd._formats_openvino import as_openvino
 from skd._measuring import arguments
 from skd._training.trained import modes_kept
-from skd.errors import ArgumentError, ExportError
+from skd.errors import ArgumentError, ExportError, FileError
 
 __all__ = ["Exported", "export"]
+
+FORMATS: dict[str, Callable[[nn.Module, Call, Any], Written]] = {
+    ".onnx": as_onnx,
+    ".pt2": as_program,
+    ".xml": as_openvino,
+    ".param": as_ncnn,
+    ".pte": as_executorch,
+    ".mlpackage": as_coreml,
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +41,12 @@ class Exported:
     ----------
     path : Path
     bytes : int
-        The file's size.
+        The file's size, with what goes beside it or, where it is a folder, in it.
     inputs : mapping of str to tuple
         Each input's shape; a dimension that may vary is a name, a fixed one a number.
-    difference : float
+    difference : float or None
         The largest from torch's answers, over the example and the checks, in units of the largest value of each answer
-        (of 1 where that is smaller).
+        (of 1 where that is smaller). None: nothing here runs the format; it was converted and is unchecked.
 
     Examples
     --------
@@ -44,11 +57,12 @@ class Exported:
     path: Path
     bytes: int
     inputs: Mapping[str, tuple[int | str, ...]]
-    difference: float
+    difference: float | None
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in self.inputs.items())
-        return f"{self.path}: {self.bytes:,} bytes, {shapes}; {self.difference:.1e} from torch at most"
+        told = "not run here" if self.difference is None else f"{self.difference:.1e} from torch at most"
+        return f"{self.path}: {self.bytes:,} bytes, {shapes}; {told}"
 
 
 def export(
@@ -60,10 +74,21 @@ def export(
     dynamic: bool | Mapping[str, Any] | Sequence[Any] = True,
     tolerance: float = 1e-4,
 ) -> Exported:
-    """Write a network, in eval mode, as ONNX (``….onnx``) or as a program of torch.export (``….pt2``).
+    """Write a network, in eval mode, for another runtime.
 
-    What was written is read again and run on the example and the checks; it stays only if its answers are torch's. The
-    network is left as it was.
+    ================ ============================= ==========================================
+    ending           format                        sizes
+    ================ ============================= ==========================================
+    ``.onnx``        ONNX                          may vary
+    ``.pt2``         a program of torch.export     may vary
+    ``.xml``         OpenVINO, with a ``.bin``     may vary
+    ``.ncnn.param``  ncnn, with an ``.ncnn.bin``   may vary; one sample
+    ``.pte``         ExecuTorch, for XNNPACK       the example's, or by bounds in `dynamic`
+    ``.mlpackage``   Core ML, a folder             the example's
+    ================ ============================= ==========================================
+
+    What was written is read again and run on the example and the checks; it stays only if its answers are torch's. Core
+    ML doesn't run here: of it the conversion alone is checked. The network is left as it was.
 
     Parameters
     ----------
@@ -85,7 +110,7 @@ def export(
     ArgumentError
         A format that isn't known.
     MissingExtraError
-        onnx, onnxscript or onnxruntime isn't installed, and ONNX is to be written.
+        What the format needs isn't installed: the extras are onnx, openvino, ncnn, executorch and coreml.
     ExportError
         The network can't be exported, or the file's answers are others than torch's: nothing is written.
     FileError
@@ -113,9 +138,23 @@ def export(
         apart = [
             _apart(written.answer, call, want, "the example" if number == 0 else f"check {number}", tolerance)
             for number, (call, want) in enumerate(zip(calls, wanted, strict=True))
+            if written.answer is not None
         ]
-    write_atomically(target, written.content)
-    return Exported(target, len(written.content), written.inputs, max(apart))
+    _write(target, written.files)
+    return Exported(target, sum(map(len, written.files.values())), written.inputs, max(apart, default=None))
+
+
+def _write(target: Path, files: Mapping[str, bytes]) -> None:
+    """What the file needs comes before the file: who finds that, finds all."""
+    for name, content in sorted(files.items(), key=lambda item: item[0] == ""):
+        path = target.with_suffix(name) if name.startswith(".") else target / name if name else target
+        if target in path.parents:
+            try:
+                target.mkdir(exist_ok=True)  # in a folder that is there, as for files
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise FileError(f"{str(target)!r} can't be written", got=error.strerror or error) from error
+        write_atomically(path, content)
 
 
 def _apart(answer: Answer, call: Call, wanted: Sequence[Tensor], which: str, tolerance: float) -> float:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import skd
+from skd import _formats
 from skd.errors import ArgumentError, DataError, ExportError, FileError, MissingExtraError
+from skd.exporting import FORMATS
 
 
 class UNet(nn.Module):
-    """One level, a norm with statistics of its own, two inputs by name."""
+    """One level, a norm with statistics of its own, two inputs by name and one that is no tensor."""
 
     def __init__(self) -> None:
         super().__init__()
         self.down, self.norm = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4)
         self.up, self.out = nn.ConvTranspose2d(4, 3, 2, 2), nn.Conv2d(6, 3, 1)
 
-    def forward(self, image: Tensor, shift: Tensor) -> dict[str, Tensor]:
-        low = self.norm(self.down(image + shift))
+    def forward(self, image: Tensor, shift: Tensor, flipped: bool = False) -> dict[str, Tensor]:
+        low = self.norm(self.down(image - shift if flipped else image + shift))
         return {"picture": self.out(torch.cat([image, self.up(low.relu())], 1)), "code": low}
 
 
@@ -35,8 +38,8 @@ def net() -> UNet:
     return made
 
 
-def call(batch: int, height: int, width: int) -> dict[str, Tensor]:
-    return {"shift": torch.rand(1), "image": torch.rand(batch, 3, height, width)}
+def call(batch: int, height: int, width: int) -> dict[str, Any]:
+    return {"flipped": True, "shift": torch.rand(1), "image": torch.rand(batch, 3, height, width)}
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".pt2"])
@@ -61,7 +64,7 @@ def test_the_file_answers_at_any_size(net: UNet, tmp_path: Path, ending: str) ->
         torch.testing.assert_close(got, wanted)
     else:
         session = pytest.importorskip("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
-        answers = session.run(None, {name: value.numpy() for name, value in given.items()})
+        answers = session.run(None, {name: given[name].numpy() for name in ("image", "shift")})
         for answer, want in zip(answers, wanted.values(), strict=True):
             torch.testing.assert_close(torch.from_numpy(answer), want)
 
@@ -108,7 +111,9 @@ class Branch(nn.Module):
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"the network can't be exported.*branches on values"):
         skd.export(Branch(), torch.rand(2, 3), tmp_path / "net.pt2")
-    with pytest.raises(ArgumentError, match=r"no format to export has this ending.*net\.tflite.*\.onnx or \.pt2"):
+    with pytest.raises(
+        ArgumentError, match=rf"no format to export has this ending.*net\.tflite.*{' or '.join(FORMATS)}"
+    ):
         skd.export(nn.Identity(), torch.rand(2, 3), tmp_path / "net.tflite")
     with pytest.raises(DataError, match="doesn't fit the model's arguments"):
         skd.export(nn.Identity(), (torch.rand(2, 3), torch.rand(2)), tmp_path / "net.pt2")
@@ -117,11 +122,116 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+@pytest.mark.parametrize(
+    ("package", "ending", "purpose", "extra"),
+    [
+        ("onnx", ".onnx", "exporting ONNX", "onnx"),
+        ("onnxscript", ".onnx", "exporting ONNX", "onnx"),
+        ("onnxruntime", ".onnx", "exporting ONNX", "onnx"),
+        ("openvino", ".xml", "exporting for OpenVINO", "openvino"),
+        ("ncnn", ".ncnn.param", "exporting for ncnn", "ncnn"),
+        ("executorch", ".pte", "exporting for ExecuTorch", "executorch"),
+        ("coremltools", ".mlpackage", "exporting for Core ML", "coreml"),
+    ],
+)
+def test_a_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, ending: str, purpose: str, extra: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"exporting ONNX needs the package '{package}'.*skd\[onnx\]"):
-        skd.export(nn.Identity(), torch.rand(2, 3), tmp_path / "net.onnx")
+    with pytest.raises(MissingExtraError, match=rf"{purpose} needs the package '{package}[^']*'.*skd\[{extra}\]"):
+        skd.export(nn.Identity(), torch.rand(2, 3), tmp_path / f"net{ending}")
+    assert not list(tmp_path.iterdir())
+
+
+class Small(nn.Module):
+    """What some runtimes have no layer for is written in what they have: var_mean, addcmul."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.norm = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4)
+        self.up, self.out = nn.ConvTranspose2d(4, 3, 2, 2), nn.Conv2d(6, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        low = self.norm(self.down(image))
+        variance, mean = torch.var_mean(low, (2, 3), keepdim=True, correction=0)
+        low = torch.addcmul(mean, low - mean, 1 / (variance + 1).sqrt(), value=2)
+        out: Tensor = self.out(torch.cat([image, self.up(low.relu())], 1))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("package", "ending", "others"),
+    [("openvino", ".xml", 2), ("ncnn", ".ncnn.param", 1), ("executorch", ".pte", 0), ("coremltools", ".mlpackage", 0)],
+)
+def test_other_runtimes(tmp_path: Path, package: str, ending: str, others: int) -> None:
+    """In float32 all of them are within rounding of torch; `others` is how far sizes may vary."""
+    pytest.importorskip(package)
+    net = Small()
+    net(torch.rand(4, 3, 8, 8))
+    checks = [torch.rand(1, 3, 40, 8), torch.rand(1, 3, 24, 56)][:others]
+    done = skd.export(net, torch.rand(1, 3, 16, 24), tmp_path / f"net{ending}", checks=checks)
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert done.bytes == sum(path.stat().st_size for path in found)
+    if package == "coremltools":
+        assert done.difference is None
+        assert "not run here" in str(done)
+    else:
+        assert done.difference is not None
+        assert done.difference < 1e-5
+
+
+def test_ncnn_takes_one_sample(tmp_path: Path) -> None:
+    pytest.importorskip("ncnn")
+    pytest.importorskip("pnnx")
+    with pytest.raises(ExportError, match=r"ncnn takes one sample at a time; got a batch of 2"):
+        skd.export(Small(), torch.rand(2, 3, 16, 24), tmp_path / "net.ncnn.param")
+    with pytest.raises(ExportError, match=r"ncnn has no layer for some operators; got .*erfinv"):
+        skd.export(Erfinv(), torch.rand(1, 3, 16, 24), tmp_path / "net.ncnn.param")
+    assert not list(tmp_path.iterdir())
+
+
+class Erfinv(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.erfinv(x)
+
+
+def test_products_and_variances_in_other_words() -> None:
+    x, one, two = torch.rand(3, 2, 3, 5, 4).unbind()
+    for arguments in ({"dim": (2, 3)}, {"dim": -1, "correction": 0}, {"dim": None, "keepdim": True}):
+        torch.testing.assert_close(_formats.var_mean(x, **arguments), torch.var_mean(x, **arguments))
+    torch.testing.assert_close(_formats.addcmul(x, one, two), torch.addcmul(x, one, two))
+    torch.testing.assert_close(_formats.addcmul(x, one, two, value=3), torch.addcmul(x, one, two, value=3))
+
+
+def test_a_format_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them or none; what nothing here runs is unchecked, and says so."""
+
+    def written(answer: Any) -> Any:
+        files = {"": b"layers", ".bin": b"weights"} if answer is not None else {"a/b": b"one", "c": b"three"}
+        return lambda model, call, dynamic: _formats.Written(files, {"x": (2, 3)}, answer)
+
+    monkeypatch.setitem(FORMATS, ".two", written(lambda call: [call[0][0] + 0.5]))
+    with pytest.raises(ExportError, match=r"answers the example otherwise.*got 5\.0e-01 apart"):
+        skd.export(nn.Identity(), torch.zeros(2, 3), tmp_path / "net.two")
+    assert not list(tmp_path.iterdir())
+    done = skd.export(nn.Identity(), torch.zeros(2, 3), tmp_path / "net.two", tolerance=0.6)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "net.two": b"layers",
+        "net.bin": b"weights",
+    }
+    assert (done.bytes, done.difference) == (13, 0.5)
+
+    monkeypatch.setitem(FORMATS, ".folder", written(None))
+    done = skd.export(nn.Identity(), torch.zeros(2, 3), tmp_path / "net.folder")
+    assert (tmp_path / "net.folder" / "a" / "b").read_bytes() == b"one"
+    assert (tmp_path / "net.folder" / "c").read_bytes() == b"three"
+    assert (done.bytes, done.difference) == (8, None)
+    assert str(done).endswith("8 bytes, x (2, 3); not run here")
+    with pytest.raises(FileError, match="can't be written"):
+        skd.export(nn.Identity(), torch.zeros(2, 3), tmp_path / "nowhere" / "net.folder")
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_loggers_level_is_put_back(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""What export.rst shows of benchmarks/results/exports.json; `drawn` has the pages."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "exports.json"
+BITS = {"onnx": "float32", "onnx-float16": "float16", "onnx-int8": "int8", "onnx-int8-static": "int8, activations too"}
+
+
+def export_marks() -> dict[str, str]:
+    """A text for every mark of export.rst."""
+    report = json.loads(RESULTS.read_text(encoding="utf-8"))
+    losses = report["losses"]
+    wide, static = losses["onnx-int8"], losses["onnx-int8-static"]
+    return {
+        "formats": _formats(report),
+        "bits": _bits(report),
+        "sizes": ", ".join("×".join(map(str, row["size"])) for row in report["rows"]),
+        "rounds": str(report["rounds"]),
+        "machine": report["machine"],
+        "runtimes": ", ".join(f"{name} {version}" for name, version in sorted(report["runtimes"].items())),
+        "pairs": str(report["judged"]["pairs"]),
+        "side": str(report["judged"]["size"]),
+        "layers": str(len(wide["weights"])),
+        "kept": "\n".join(f"- `{name}`" for name in wide["kept"]),
+        "activations": str(len(static["activations"])),
+        "rounded": str(len(static["rounded"])),
+        "worst": _worst(static["activations"]),
+        "weights_noise": f"{_noise(static['weights']):.0f}",
+        "all_noise": f"{_noise(static['activations']):.0f}",
+    }
+
+
+def _formats(report: dict[str, Any]) -> str:
+    head = ["format", "bytes", *(f"{w}×{h}: largest, mean" for w, h in (row["size"] for row in report["rows"]))]
+    head += ["time × (720p)", "MiB (720p)"]
+    rows = []
+    for name in report["rows"][0]["formats"]:
+        found = [row["formats"][name] for row in report["rows"]]
+        last, peak = found[-1], report["peak_mib"].get(name)
+        apart = [f"{each['largest']:.1g}, {each['mean']:.1g}" if name != "torch" else "–" for each in found]
+        spread = f"{last['ratio']:.2f} ({last['least']:.2f}–{last['greatest']:.2f})"
+        rows.append([name, f"{report['bytes'][name]:,}" if name in report["bytes"] else "–", *apart])
+        rows[-1] += [spread if name != "torch" else "1", "–" if peak is None else str(peak)]
+    return _table(head, rows)
+
+
+def _bits(report: dict[str, Any]) -> str:
+    networks, means = report["judged"]["networks"], report["judged"]["means"]
+    distances = [f"{network}/{what}" for network in networks for what in ("style", "content")]
+    head = ["weights", "bytes", "dB from float32: mean, least"]
+    head += [f"{what} distance, {network}" for network, what in (each.split("/") for each in distances)]
+    rows = []
+    for name, told in BITS.items():
+        found = means[name]
+        noise = f"{found['psnr']:.1f}, {found['least_psnr']:.1f}" if "psnr" in found else "–"
+        rows.append([told, f"{report['bytes'][name]:,}", noise, *(f"{found[each]:.4f}" for each in distances)])
+    return _table(head, rows)
+
+
+def _noise(losses: dict[str, float]) -> float:
+    """In dB, where every layer is rounded: their squared errors add up, about."""
+    return -10 * math.log10(sum(losses.values()))
+
+
+def _worst(losses: dict[str, float]) -> str:
+    most = sorted(losses, key=losses.__getitem__, reverse=True)[:4]
+    return ", ".join(f"`{name.removesuffix('.weight')}`" for name in most)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from drawn import list_table  # which reads this module
+
+    return list_table(head, rows)
