@@ -41,7 +41,7 @@ def pairs_figure() -> Figure:
     axes.plot(*place[bottleneck], "s", color=BOTH, ms=9)
     for pair in found:
         ends = place[pair.encoder.layer], place[pair.decoder.layer]
-        axes.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "<->", "color": BOTH, "lw": 1.4, "shrinkA": 7})
+        axes.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "<->", "color": BOTH, "lw": 1.4, "shrinkA": 7, "shrinkB": 7})
         middle = (ends[0][0] + ends[1][0]) / 2
         axes.text(middle, ends[0][1] + 0.07, f"pair {pair.name}, {pair.width} channels", ha="center")
         for end, tap, colour in zip(ends, (pair.encoder, pair.decoder), (ENCODER, DECODER), strict=True):
@@ -83,7 +83,7 @@ def basis_figure() -> Figure:
 def tiles_figure() -> Figure:
     """A picture painted whole, in tiles that share the whole picture's statistics, and in tiles that don't."""
     network, side = load_weights("kbstyle"), 64
-    photograph = np.asarray(Image.open(SAMPLES / "content/taj_mahal.jpg").convert("RGB").resize((192, 128)))
+    photograph = np.asarray(Image.open(SAMPLES / "content/coffee.jpg").convert("RGB").resize((192, 128)))
     style = _picture("style/cafe_terrace_at_night.jpg", 256)
     with torch.no_grad():
         code = network.encode_style(style)

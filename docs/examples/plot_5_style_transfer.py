@@ -32,7 +32,7 @@ def opened(name):
     return picture.crop((left, top, left + side, top + side)).resize((SIDE, SIDE))
 
 
-photographs = [opened(f"content/{name}.jpg") for name in ("chelsea_cat", "neuschwanstein")]
+photographs = [opened(f"content/{name}.jpg") for name in ("chelsea_cat", "coffee")]
 paintings = [opened(f"style/{name}.jpg") for name in ("cafe_terrace_at_night", "harvest", "church_at_auvers")]
 
 # %%
