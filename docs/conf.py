@@ -12,16 +12,42 @@ import skd
 sys.path += [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]  # behind what is installed
 
 from drawn import draw
+from figures import draw_figures
+from sphinx_gallery.sorting import FileNameSortKey
 
 project = "skd"
 author = "The skd authors"
 release = version = skd.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "examples"]  # the examples are read as docs/gallery, with their output
 default_role = "code"  # a single backtick in a docstring is a name
 html_theme = "furo"
 html_title = f"skd {release}"
+html_static_path = ["_static"]
+html_css_files = ["skd.css"]
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r".*\.py",  # every example is run
+    "within_subsection_order": FileNameSortKey,
+    "abort_on_example_error": True,
+    "capture_repr": (),
+    "download_all_examples": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "plot_gallery": True,
+}
+linkcheck_timeout = 20
+linkcheck_workers = 2
+linkcheck_anchors = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings state types and shapes
@@ -42,3 +68,4 @@ def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("source-read", draw)
+    app.connect("builder-inited", draw_figures)

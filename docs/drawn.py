@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import textwrap
@@ -9,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import skd
 from benchmarks.ablations import table as ablations
 from benchmarks.worth import table as worth
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 
 
 def list_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -118,11 +121,45 @@ def web_marks() -> dict[str, str]:
     }
 
 
+def notes_of(method: type) -> list[str]:
+    """The paragraphs of a docstring's Notes: first the source, then what is said of it."""
+    found = re.search(r"^Notes\n-+\n(.*?)(?=^\w[\w ]*\n-{3,}\n|\Z)", inspect.getdoc(method) or "", re.M | re.S)
+    return [] if found is None else [text for text in re.split(r"\n\s*\n", found[1].strip()) if text]
+
+
+def theory_marks() -> dict[str, str]:
+    """What theory.rst shows of each published method: its source and the deviations, as its docstring states them."""
+    base = skd.methods.LayerMethod
+    there = {name: getattr(skd.methods, name) for name in sorted(skd.methods.__all__)}
+    published = {
+        name: notes_of(thing)
+        for name, thing in there.items()
+        if inspect.isclass(thing) and issubclass(thing, base) and thing not in (base, skd.methods.OutputOnly)
+    }
+    entries = []
+    for name, (source, *said) in published.items():
+        paragraphs = [" ".join(text.split()) for text in (source, *(said or ["No deviation is known."]))]
+        entries.append(f":class:`~skd.methods.{name}`\n" + textwrap.indent("\n\n".join(paragraphs), "   "))
+    return {"deviations": "\n\n".join(entries), "methods": str(len(published))}
+
+
+def limits_marks() -> dict[str, str]:
+    """What limits.rst repeats of the weights' card: the known faults, and the licence of the data."""
+    card = (ROOT / "kbstyle_example" / "weights" / "README.md").read_text(encoding="utf-8")
+    faults = card.partition("## Known faults")[2].partition("\n## ")[0].strip()
+    licence = re.search(r"^\| licence of the data \| (.*) \|$", card, re.MULTILINE)
+    if not faults or licence is None:
+        raise ValueError("the card of the weights has no known faults, or no licence of the data")
+    return {"faults": faults.replace("`", "``"), "licence": licence[1].replace("`", "``")}
+
+
 # Each gives a text for every ``@mark@`` of its page.
 PAGES = {
     "ablations": ablation_marks,
     "compress": compress_marks,
+    "limits": limits_marks,
     "methods": methods_marks,
+    "theory": theory_marks,
     "web": web_marks,
     "worth": worth_marks,
     "zoo": zoo_tables,
