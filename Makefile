@@ -13,7 +13,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 # Folders are listed, too, so that a deleted file makes a new wheel.
 SOURCES := $(shell find skd kbstyle_example -name __pycache__ -prune -o -print) pyproject.toml $(wildcard README.md LICENSE)
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs linkcheck clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -32,8 +32,11 @@ check: $(VENV)/.app $(VENV)/.dev $(VENV)/.test  ## lint, format check, types (of
 	$(PY) -m mypy
 
 docs: $(VENV)/.app $(VENV)/.docs  ## build the documentation, warnings are errors
-	$(PY) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	MPLBACKEND=agg $(PY) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+linkcheck: $(VENV)/.app $(VENV)/.docs  ## look whether the links of the documentation still lead somewhere (needs a network)
+	MPLBACKEND=agg SKD_DOCS_SMALL=1 $(PY) -m sphinx --keep-going --quiet -b linkcheck docs docs/_build/linkcheck
 
 clean:  ## remove the environment and everything built (out/ and runs/ but for the demo are kept)
 	rm -rf $(VENV) build dist docs/_build out/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,7 +13,6 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1]
 
 from drawn import draw
 from figures import draw_figures
-from sphinx_gallery.sorting import FileNameSortKey
 
 project = "skd"
 author = "The skd authors"
@@ -37,7 +36,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r".*\.py",  # every example is run
-    "within_subsection_order": FileNameSortKey,
+    "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
     "capture_repr": (),
     "download_all_examples": False,

@@ -25,7 +25,7 @@ mpl.rcParams["svg.hashsalt"] = "skd"  # the same figure is the same file
 
 
 def pairs_figure() -> Figure:
-    """Every layer of a U-Net's dry run in the order of calls, at its scale; the pairs that `skd.pair` finds are linked."""
+    """Every layer of a U-Net's dry run in the order of calls, at its scale; the pairs that are found are linked."""
     network, example = UNet((16, 32, 64)).eval(), torch.zeros(1, 3, 32, 32)
     trace, found = skd.dry_run(network, example), skd.pair(network, example)
     records = [record for record in trace.records if record.leaf and record.scale]
@@ -41,14 +41,16 @@ def pairs_figure() -> Figure:
     axes.plot(*place[bottleneck], "s", color=BOTH, ms=9)
     for pair in found:
         ends = place[pair.encoder.layer], place[pair.decoder.layer]
-        axes.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "<->", "color": BOTH, "lw": 1.4, "shrinkA": 7, "shrinkB": 7})
+        axes.annotate(
+            "", ends[1], ends[0], arrowprops={"arrowstyle": "<->", "color": BOTH, "lw": 1.4, "shrinkA": 7, "shrinkB": 7}
+        )
         middle = (ends[0][0] + ends[1][0]) / 2
         axes.text(middle, ends[0][1] + 0.07, f"pair {pair.name}, {pair.width} channels", ha="center")
         for end, tap, colour in zip(ends, (pair.encoder, pair.decoder), (ENCODER, DECODER), strict=True):
             axes.plot(*end, "o", color=colour, ms=10)
             axes.annotate(str(tap), end, (0, 11), textcoords="offset points", ha="center", color=colour, weight="bold")
     levels = sorted({level for _, level in place.values()})
-    axes.set_yticks(levels, [f"1/{2 ** -level:.0f}" for level in levels])
+    axes.set_yticks(levels, [f"1/{2**-level:.0f}" for level in levels])
     axes.set_ylim(min(levels) - 0.75, max(levels) + 0.45)
     axes.set_xticks([])
     axes.set_xlabel("layers in the order in which they run")
@@ -94,12 +96,19 @@ def tiles_figure() -> Figure:
         for top, left, bottom, right, _ in tiles(128, 192, side=side, margin=0):
             apart[top:bottom, left:right] = _array(network.render(content[..., top:bottom, left:right], code))
     figure = Figure(figsize=(8, 2.3), layout="constrained")
-    shown = {"photograph": photograph, "painted whole": whole, "in tiles, as skd does": exact, "each tile by itself": apart}
+    shown = {
+        "photograph": photograph,
+        "painted whole": whole,
+        "in tiles, as skd does": exact,
+        "each tile by itself": apart,
+    }
     for axes, (name, picture) in zip(figure.subplots(1, 4), shown.items(), strict=True):
         axes.imshow(picture)
         axes.set_axis_off()
         off = np.abs(picture.astype(int) - whole.astype(int)).max()
-        axes.set_title(name + ("" if name in ("photograph", "painted whole") else f"\nup to {off} of 255 off"), fontsize=9)
+        axes.set_title(
+            name + ("" if name in ("photograph", "painted whole") else f"\nup to {off} of 255 off"), fontsize=9
+        )
     return figure
 
 

@@ -2,8 +2,9 @@
 A U-Net that denoises
 =====================
 
-A denoising U-Net is trained on the bundled photographs, made small by :func:`skd.compress`, and distilled. Three pictures of the
-same noisy crop: by the teacher, by the student as it begins, and by the student after a short distillation.
+A denoising U-Net is trained on the bundled photographs, made small by :func:`skd.compress`, and distilled. Three
+pictures of the same noisy crop: by the teacher, by the student as it begins, and by the student after a short
+distillation.
 """
 
 # %%
@@ -24,7 +25,7 @@ import kbstyle_example
 import skd
 
 SMALL = "SKD_DOCS_SMALL" in os.environ
-STEPS, CROP = (12, 32) if SMALL else (250, 64)
+STEPS, CROP = (12, 32) if SMALL else (200, 48)
 torch.manual_seed(0)
 
 

@@ -2,8 +2,9 @@
 An autoencoder, and where its bytes go
 ======================================
 
-A convolutional autoencoder is made small at several sizes, without any training afterwards: once with widths chosen by the energy
-that the data show, once with the same share of every layer. The curve says what the choice of widths is worth on this network.
+A convolutional autoencoder is made small at several sizes, without any training afterwards: once with widths chosen
+by the energy that the data show, once with the same share of every layer. The curve says what the choice of widths is
+worth on this network.
 """
 
 # %%
@@ -20,7 +21,7 @@ from torch import nn
 import skd
 
 SMALL = "SKD_DOCS_SMALL" in os.environ
-STEPS = 20 if SMALL else 400
+STEPS = 20 if SMALL else 200
 torch.manual_seed(0)
 
 

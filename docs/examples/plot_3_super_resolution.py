@@ -2,8 +2,8 @@
 Super-resolution: declared pairs
 ================================
 
-A super-resolution network works at one size until its end: there is neither an encoder nor a decoder to be seen. Its pairs are
-declared, its residual stream is narrowed as one, and the student is distilled.
+A super-resolution network works at one size until its end: there is neither an encoder nor a decoder to be seen. Its
+pairs are declared, its residual stream is narrowed as one, and the student is distilled.
 """
 
 # %%
@@ -25,7 +25,7 @@ import kbstyle_example
 import skd
 
 SMALL = "SKD_DOCS_SMALL" in os.environ
-STEPS = 10 if SMALL else 250
+STEPS = 10 if SMALL else 120
 torch.manual_seed(0)
 
 

@@ -2,8 +2,8 @@
 T5: an encoder-decoder without scales
 =====================================
 
-A transformer has no scales to mirror, so its layers are mirrored by depth. A small T5 with random weights learns to write digits
-backwards, is built anew at a third of its size through its own configuration, and is distilled.
+A transformer has no scales to mirror, so its layers are mirrored by depth. A small T5 with random weights learns to
+write digits backwards, is built anew at a third of its size through its own configuration, and is distilled.
 """
 
 # %%
@@ -20,19 +20,25 @@ from transformers import T5Config, T5ForConditionalGeneration
 import skd
 
 SMALL = "SKD_DOCS_SMALL" in os.environ
-STEPS = 12 if SMALL else 400
-LENGTH, START, VOCABULARY = 5, 1, 12
+STEPS = 12 if SMALL else 300
+LENGTH, START, VOCABULARY = 4, 1, 12
 torch.manual_seed(0)
 
 
 def t5(widths):
     config = T5Config(
-        vocab_size=VOCABULARY, d_kv=16, num_layers=2, num_heads=2, dropout_rate=0.0, decoder_start_token_id=START, **widths
+        vocab_size=VOCABULARY,
+        d_kv=16,
+        num_layers=2,
+        num_heads=2,
+        dropout_rate=0.0,
+        decoder_start_token_id=START,
+        **widths,
     )
     return T5ForConditionalGeneration(config)
 
 
-def batch(count=64):
+def batch(count=32):
     """What the network is called with, and the digits that are right."""
     digits = torch.randint(2, VOCABULARY, (count, LENGTH))
     wanted = digits.flip(1)

@@ -2,8 +2,8 @@
 Style transfer with KBStyle
 ===========================
 
-The bundled KBStyle paints bundled photographs like bundled paintings. Nothing is trained here: these are the weights that come with
-the package, and their card says what they are worth beside others.
+The bundled KBStyle paints bundled photographs like bundled paintings. Nothing is trained here: these are the weights
+that come with the package, and their card says what they are worth beside others.
 """
 
 # %%
@@ -52,7 +52,8 @@ plt.show()
 # %%
 # The teacher, the student, and the student in a quarter of its bytes
 # -------------------------------------------------------------------
-# What the eye should look for: the teacher's strokes are stronger than the student's. In int8 nothing is lost that can be seen.
+# What the eye should look for: the teacher's strokes are stronger than the student's. In int8 nothing is lost that
+# can be seen.
 
 names = ("teacher", "kbstyle", "kbstyle-int8")
 painted = [stylize(photographs[1], paintings[0], network=name) for name in names]
@@ -63,7 +64,10 @@ for axes, name, picture in zip(panels, names, painted, strict=True):
     axes.set_axis_off()
 plt.show()
 teacher, student, int8 = (np.asarray(picture, dtype=float) for picture in painted)
-print(f"root mean squared difference, of 255: teacher – student {np.sqrt(((teacher - student) ** 2).mean()):.1f}, ", end="")
+print(
+    f"root mean squared difference, of 255: teacher – student {np.sqrt(((teacher - student) ** 2).mean()):.1f}, ",
+    end="",
+)
 print(f"student – int8 {np.sqrt(((int8 - student) ** 2).mean()):.2f}")
 
 # %%

@@ -2,14 +2,16 @@
 A method of your own
 ====================
 
-A method is a short class that says which features are compared, and how. Here: the histogram-like *quantiles* of each channel,
-which nothing in skd compares. It is then trained beside the output alone, on one network with the same batches.
+A method is a short class that says which features are compared, and how. Here: the histogram-like *quantiles* of each
+channel, which nothing in skd compares. It is then trained beside the output alone, on one network with the same
+batches.
 """
 
 # %%
 # Knowledge, and a method of it
 # -----------------------------
-# Knowledge is a pure function, features in, tensors out. The method says for which layers, with which adapter and distance.
+# Knowledge is a pure function, features in, tensors out. The method says for which layers, with which adapter and
+# distance.
 
 import os
 
@@ -23,7 +25,7 @@ from skd.methods import LayerMethod, OutputOnly
 from skd.taps import to_bcn
 
 SMALL = "SKD_DOCS_SMALL" in os.environ
-STEPS, SEEDS = (10, 1) if SMALL else (200, 3)
+STEPS, SEEDS = (10, 1) if SMALL else (80, 3)
 
 
 def quantiles(feature, *, layout="BCHW"):
@@ -112,5 +114,6 @@ axes.set_xlabel("squared difference from the teacher's pictures, held out (small
 plt.show()
 
 # %%
-# Whatever the points say here, it is about this toy alone. How a method is compared with others so that the figures mean
-# something: the same budget, weights chosen alike, several seeds, paired differences; see ``benchmarks/methods``.
+# Whatever the points say here, it is about this toy alone. How a method is compared with others so that the figures
+# mean something: the same budget, weights chosen alike, several seeds, paired differences; see
+# ``benchmarks/methods``.
