@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,15 @@ from benchmarks.zoo.trials import Trial
 from skd import _formats
 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+
+def unet(widths: tuple[int, ...]) -> Any:
+    """MONAI's, of three levels: an export takes as long as there are operators."""
+    nets = importlib.import_module("monai.networks.nets")
+    return nets.UNet(spatial_dims=2, in_channels=1, out_channels=2, channels=widths, strides=(2, 2), num_res_units=1)
+
+
+BY_NAME["monai-unet"] = replace(BY_NAME["monai-unet"], make=unet, full=(8, 16, 32))
 # A picture to maps, a picture to a larger one by pixel shuffle, and a sound with an LSTM at its bottleneck.
 OTHERS: dict[str, Callable[[], Tensor]] = {
     "monai-unet": lambda: torch.randn(1, 1, 40, 16),
