@@ -97,6 +97,42 @@ def methods_marks() -> dict[str, str]:
     return {"costs": list_table(head, rows), "size": str(middle["size"]), "batch": str(middle["batch"])}
 
 
+def benchmark_marks() -> dict[str, str]:
+    """What benchmark.rst shows of latency, of other libraries and of cached features."""
+    latency, libraries, caching = (
+        json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("latency", "libraries", "caching")
+    )
+    taken = []
+    for row in latency["rows"]:
+        for name, each in row["systems"].items():
+            cpu = each["cpu"]
+            adds = f"{each['multiply_adds'] / 1e9:.2f} G" if "multiply_adds" in each else "–"
+            ratio = f"{cpu['ratio']:.2f} ({cpu['least']:.2f}–{cpu['greatest']:.2f})"
+            taken.append(["×".join(map(str, row["size"])), name, adds, f"{1000 * cpu['seconds']:.0f} ms", ratio])
+    compared = [
+        [
+            f"{name} {each['version']}",
+            str(each["lines"]),
+            f"{each['ratio']:.2f} ({each['least']:.2f}–{each['greatest']:.2f})",
+            "–" if each["mib"] is None else f"{each['mib']:.0f}",
+            f"{each['apart']:.0e}",
+        ]
+        for name, each in libraries["libraries"].items()
+    ]
+    steps = [
+        [name, f"{each['ratio']:.2f} ({each['least']:.2f}–{each['greatest']:.2f})"]
+        for name, each in caching["steps"].items()
+    ]
+    return {
+        "latency": list_table(["size", "system", "multiply-adds", "CPU time", "times KBStyle's"], taken),
+        "peak": str(latency["rows"][-1]["peak_mib"]),
+        "libraries": list_table(["library", "lines", "step, times skd's", "MiB a step", "losses apart"], compared),
+        "caching": list_table(["step", "times the student's own"], steps),
+        "sample": f"{caching['bytes a sample']:,}",
+    }
+
+
 def web_marks() -> dict[str, str]:
     """What web.rst shows of the page's start and speed."""
     report = json.loads((BENCHMARKS / "results" / "web.json").read_text(encoding="utf-8"))
@@ -156,6 +192,7 @@ def limits_marks() -> dict[str, str]:
 # Each gives a text for every ``@mark@`` of its page.
 PAGES = {
     "ablations": ablation_marks,
+    "benchmark": benchmark_marks,
     "compress": compress_marks,
     "limits": limits_marks,
     "methods": methods_marks,
