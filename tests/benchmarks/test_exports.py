@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -62,3 +63,15 @@ def test_the_committed_figures_keep_what_is_promised() -> None:
             if "int8" not in name:
                 assert found["largest"] <= 1 / 255, name
     assert report["judged"]["means"]["onnx-int8"]["least_psnr"] > 40
+
+
+def test_the_page_uses_every_figure_that_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.syspath_prepend(ROOT)
+    marks = importlib.import_module("drawn_exports").export_marks()
+    page = (ROOT / "docs" / "export.rst").read_text(encoding="utf-8")
+    assert set(re.findall(r"@(\w+)@", page)) == set(marks)
+    report = json.loads(RESULTS.read_text(encoding="utf-8"))
+    for name, size in report["bytes"].items():
+        shown = f"{size:,}" in marks["formats"] + marks["bits"]
+        assert shown or name == "coreml", name  # which doesn't run here
