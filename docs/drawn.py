@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drawn_exports import export_marks
+
 import skd
 from benchmarks.ablations import table as ablations
 from benchmarks.worth import table as worth
@@ -194,6 +196,7 @@ PAGES = {
     "ablations": ablation_marks,
     "benchmark": benchmark_marks,
     "compress": compress_marks,
+    "export": export_marks,
     "limits": limits_marks,
     "methods": methods_marks,
     "theory": theory_marks,
