@@ -29,6 +29,7 @@ exclude_patterns = ["_build", "examples"]  # the examples are read as docs/galle
 default_role = "code"  # a single backtick in a docstring is a name
 html_theme = "furo"
 html_title = f"skd {release}"
+html_show_copyright = False  # the licence says it
 html_static_path = ["_static"]
 html_css_files = ["skd.css"]
 
