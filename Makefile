@@ -39,7 +39,7 @@ linkcheck: $(VENV)/.app $(VENV)/.docs  ## look whether the links of the document
 	MPLBACKEND=agg SKD_DOCS_SMALL=1 $(PY) -m sphinx --keep-going --quiet -b linkcheck docs docs/_build/linkcheck
 
 clean:  ## remove the environment and everything built (out/ and runs/ but for the demo are kept)
-	rm -rf $(VENV) build dist docs/_build out/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/gallery docs/drawn_figures docs/sg_execution_times.rst out/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find skd kbstyle_example tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 # Each stamp stands in .venv, so whoever deletes that folder starts afresh.
