@@ -21,8 +21,8 @@ import torch
 
 from kbstyle_example import exporting, webpage
 from kbstyle_example.__main__ import main
-from kbstyle_example.exporting import Paint, Style
 from kbstyle_example.files import digest
+from kbstyle_example.graphs import Paint, Style
 from kbstyle_example.weights_file import bundled, load_weights
 from skd.errors import ArgumentError, FileError, ProcessError
 
