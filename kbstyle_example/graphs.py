@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from kbstyle_example.moments import Moments
 from kbstyle_example.networks import KBStyle, StyleCode, padded
-from skd._training.trained import modes_kept
 
 EXAMPLE, CHECKS = ((72, 104), (80, 56)), (((67, 90), (33, 49)), ((128, 64), (96, 160)))  # heights and widths
 APART = 1 / 255  # of a picture in 0..1, at most
@@ -93,9 +92,8 @@ def pictures_of(format: str, size: Sequence[int] = ()) -> list[list[Tensor]]:
 
 def graphs_of(network: KBStyle, pictures: Sequence[Sequence[Tensor]]) -> list[tuple[str, nn.Module, list[Any], float]]:
     """Suffix, graph, what it is called with, and how far off it may be."""
-    whole, style, paint = Whole(network).eval(), Style(network).eval(), Paint(network).eval()
-    with modes_kept(network), torch.no_grad():
-        network.eval()
+    whole, style, paint = Whole(network), Style(network), Paint(network)  # the same in either mode
+    with torch.no_grad():
         codes = [style(painting) for _, painting in pictures]
     return [
         ("", whole, [(content, painting) for content, painting in pictures], APART),

@@ -21,6 +21,7 @@ from PIL import Image
 from kbstyle_example import KBStyle, KBStyleConfig, video_reading
 from kbstyle_example import video as video_module
 from kbstyle_example.__main__ import _parser, main
+from kbstyle_example.inference import Inference
 from kbstyle_example.painting import Painter
 from kbstyle_example.video import stylize_video
 from kbstyle_example.weights_file import save_weights
@@ -358,8 +359,8 @@ def test_an_error_of_the_network_closes_everything(
 
 def test_the_style_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_clip(tmp_path / "in.mkv", scenes(5, 32, 48))
-    encode, calls = KBStyle.encode_style, []
-    monkeypatch.setattr(KBStyle, "encode_style", lambda self, style: calls.append(1) or encode(self, style))
+    encode, calls = Inference.encode_style, []
+    monkeypatch.setattr(Inference, "encode_style", lambda self, style: calls.append(1) or encode(self, style))
     paint(tmp_path / "in.mkv", tmp_path / "out.mkv")
     assert len(calls) == 1
 
