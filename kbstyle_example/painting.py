@@ -112,6 +112,7 @@ class Painter:
         paintings = [style_tensor(style, style_size, max_pixels=max_pixels) for style in given]
         with torch.inference_mode(), exact():
             codes = [encoded(self.network, painting) for painting in paintings]
+            self.quick = Inference.of(self.network, (codes[0].level3.mean,))  # once, for many photographs
         free = [k for k, mask in enumerate(found) if mask is None and weights[k] > 0]
         self.masked = [(codes[k], mask, weights[k]) for k, mask in enumerate(found) if mask is not None]
         self.free = mixed([codes[k] for k in free], [weights[k] for k in free]) if free else None
@@ -149,7 +150,7 @@ class Painter:
         canvas = photograph if self.paint_size is None else resized(photograph, _fitted(size, self.paint_size))
 
         def paint(code: StyleCode) -> Pixels:
-            painted = resized(_rendered(self.network, canvas, code), size)
+            painted = resized(_rendered(self.quick, self.network, canvas, code), size)
             return with_colours_of(photograph, painted) if self.keep_colour else painted
 
         out = photograph if self.free is None else paint(self.free)
@@ -255,17 +256,20 @@ def render(network: KBStyle, content: Tensor, style: Tensor | StyleCode) -> Tens
     >>> torch.equal(render(net, photograph, painting), render(net, photograph, encoded(net, painting)))
     True
     """
+    with torch.inference_mode():
+        code = encoded(network, style) if isinstance(style, Tensor) else style
+        return _render(Inference.of(network, (content, code.level3.mean)), network, content, code)
+
+
+def _render(quick: Inference | KBStyle, network: KBStyle, content: Tensor, code: StyleCode) -> Tensor:
     at = next(network.parameters()).device
     height, width = content.shape[-2:]
     grown = F.pad(content, (0, max(0, SMALLEST_SIDE - width), 0, max(0, SMALLEST_SIDE - height)), mode="replicate")
     with torch.inference_mode(), exact():
-        code = encoded(network, style) if isinstance(style, Tensor) else style
         if height * width > TILED_FROM and content.shape[0] == 1 == code.level3.mean.shape[0]:
             painted = render_tiles(network, as_pixels(grown), code)
             return as_numbers(painted[:height, :width]).to(content.device, content.dtype)
-        grown = grown.to(at)
-        made = Inference.of(network, (grown, code.level3.mean)).render(grown, code)
-        return made[..., :height, :width].clamp(0, 1).to(content.device)
+        return quick.render(grown.to(at), code)[..., :height, :width].clamp(0, 1).to(content.device)
 
 
 def encoded(network: KBStyle, style: Tensor) -> StyleCode:
@@ -278,15 +282,15 @@ def encoded(network: KBStyle, style: Tensor) -> StyleCode:
     torch.Size([1, 8, 1, 1])
     """
     style = style.to(next(network.parameters()).device)
-    with torch.inference_mode():
+    with torch.inference_mode(), exact():
         return Inference.of(network, (style,)).encode_style(style)
 
 
-def _rendered(network: KBStyle, pixels: Pixels, code: StyleCode) -> Pixels:
+def _rendered(quick: Inference | KBStyle, network: KBStyle, pixels: Pixels, code: StyleCode) -> Pixels:
     """As `render`, of 8 bits: a large picture is never numbers as a whole."""
     height, width = pixels.shape[:2]
     if height * width <= TILED_FROM:
-        return as_pixels(render(network, as_numbers(pixels), code))
+        return as_pixels(_render(quick, network, as_numbers(pixels), code))
     missing = [(0, max(0, SMALLEST_SIDE - side)) for side in (height, width)]
     grown = np.pad(pixels, (*missing, (0, 0)), mode="edge") if min(height, width) < SMALLEST_SIDE else pixels
     with exact():

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 import skd
 from benchmarks.methods.arms import ARMS
 from benchmarks.methods.task import Task
+from benchmarks.methods.training import Supervised
 from benchmarks.worth.arms import fresh
 from skd.errors import ArgumentError, SkdError
 
@@ -126,19 +127,6 @@ def _rows(prepared: Prepared, student: nn.Module, cell: Cell) -> Any:
         return method
 
 
-class _Scratch(nn.Module):
-    """The task's own loss, as a training module."""
-
-    def __init__(self, student: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.student, self.task = student, task
-
-    def forward(self, *batch: Any) -> skd.Step:
-        given = self.task.inputs(batch)
-        output = self.student(*given) if isinstance(given, tuple) else self.student(given)
-        return skd.Step(output, skd.Losses({"task": self.task.loss(output, batch)}))
-
-
 def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -> None:
     recipe = skd.Recipe(
         steps=cell.steps,
@@ -149,8 +137,15 @@ def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -
         cpu=True,
     )
     with tempfile.TemporaryDirectory() as folder:
-        if rows is None:
-            skd.fit(_Scratch(student, task), loader, folder, recipe=recipe, product=student, label=cell.arm)
+        if rows is None and task.loss is not None:
+            skd.fit(
+                Supervised(student, task.inputs, task.loss),
+                loader,
+                folder,
+                recipe=recipe,
+                product=student,
+                label=cell.arm,
+            )
             return
         skd.distill(
             task.teacher,

@@ -12,11 +12,10 @@ from torch.utils.data import DataLoader
 
 import skd
 from benchmarks.methods.task import Setting, Task
-from benchmarks.worth.unet import Denoising, NoisyCrops, UNet
+from benchmarks.methods.training import taught
+from benchmarks.worth.unet import NoisyCrops, UNet
 from kbstyle_example.data import list_pictures
 from kbstyle_example.splits import of_split
-
-TEACHER_SEED = 2_000_000
 
 
 class Denoiser(nn.Sequential):
@@ -36,7 +35,7 @@ class Denoiser(nn.Sequential):
 
 
 def denoising(setting: Setting, data: Path, cache: Path) -> Task:
-    """The teacher is trained first, once, and goes on if killed."""
+    """The teacher is trained first, once."""
     paths = list_pictures(data / "content")
 
     def samples(split: Any, seed: int, length: int) -> NoisyCrops:
@@ -45,7 +44,9 @@ def denoising(setting: Setting, data: Path, cache: Path) -> Task:
     def measured(student: nn.Module, split: str) -> dict[str, float]:
         return {"PSNR, dB": psnr(student, DataLoader(samples(split, 0, setting.held_out), batch_size=8))}
 
-    teacher = _teacher(setting, samples, cache)
+    teacher = taught(
+        "denoiser", lambda: Denoiser(setting.widths), samples, _noisy, squared_error, setting, cache, warmup=50
+    )
     return Task("denoising", teacher, setting, unet_pairing, samples, _noisy, measured, True, loss)
 
 
@@ -59,25 +60,15 @@ def psnr(network: Callable[[Tensor], Tensor], batches: Any) -> float:
     return float(torch.cat(found).mean())
 
 
+def squared_error(output: Tensor, batch: Any) -> Tensor:
+    """What the teacher is trained on."""
+    return (output - batch[1]).square().mean()
+
+
 def loss(output: Tensor, batch: Any) -> Tensor:
     """The squared error from the truth, in units of what the noise alone would leave."""
     noisy, clean = batch
     return (output - clean).square().mean() / (noisy - clean).square().mean()
-
-
-def _teacher(setting: Setting, samples: Callable[..., NoisyCrops], cache: Path) -> nn.Module:
-    """Trained here or, where its run is complete already, taken from its folder."""
-    steps, batch = setting.teacher_steps, setting.teacher_batch
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(TEACHER_SEED)
-        network = Denoiser(setting.widths)
-    recipe = skd.Recipe(
-        steps=steps, learning_rate=1e-3, warmup=min(50, steps // 10), channels_last=True, seed=TEACHER_SEED, cpu=True
-    )
-    loader = DataLoader(samples("train", TEACHER_SEED, steps * batch), batch_size=batch)
-    folder = cache / "-".join(map(str, ("denoiser", *setting.widths, steps, batch, setting.crop)))
-    skd.fit(Denoising(network), loader, folder, recipe=recipe, product=network, label="teacher")
-    return network.eval()
 
 
 def unet_pairing(network: Any) -> skd.Pairing:

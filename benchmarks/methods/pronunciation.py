@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers import T5Config, T5ForConditionalGeneration
 
 import skd
 from benchmarks.methods.task import Setting, Task
+from benchmarks.methods.training import taught
 from kbstyle_example.splits import split
 from skd.errors import DataError
 
@@ -35,7 +36,6 @@ PHONEME = {phoneme: index for index, phoneme in enumerate(PHONEMES, 3 + len(LETT
 SYMBOLS = 3 + len(LETTERS) + len(PHONEMES)
 HEADS, LAYERS, LONGEST = 4, 3, 32
 GROUP = 64  # samples that follow each other have words of one length, so that little is padded
-TEACHER_SEED = 2_000_000
 Dictionary = Mapping[str, Sequence[tuple[int, ...]]]
 
 
@@ -160,7 +160,7 @@ def words_by_split() -> dict[str, dict[str, list[tuple[int, ...]]]]:
 
 
 def pronunciation(setting: Setting, _: Path, cache: Path) -> Task:
-    """The teacher is trained first, once, and goes on if killed."""
+    """The teacher is trained first, once."""
     parts = words_by_split()
 
     def samples(part: Any, seed: int, length: int) -> Words:
@@ -175,9 +175,20 @@ def pronunciation(setting: Setting, _: Path, cache: Path) -> Task:
             said += student.spoken(letters)  # type: ignore[operator]
         return {"phoneme error rate, %": phoneme_error_rate(said, [parts[part][word] for word in chosen])}
 
+    teacher = taught(
+        "speller",
+        lambda: _drop(Speller(**_widths(setting)), 0.1),
+        samples,
+        _given,
+        loss,
+        setting,
+        cache,
+        warmup=500,
+        collate=padded,
+    )
     return Task(
         "pronunciation",
-        _teacher(setting, samples, cache),
+        _drop(teacher, 0.0),
         setting,
         _pairing,
         samples,
@@ -197,41 +208,16 @@ def loss(output: Tensor, batch: Any) -> Tensor:
     return cross_entropy(output.flatten(0, 1), batch[2].flatten(), ignore_index=PAD)
 
 
-class Spelling(nn.Module):
-    """A speller's own loss, as a training module."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, letters: Tensor, given: Tensor, wanted: Tensor) -> skd.Step:
-        found = self.network(letters, given)
-        return skd.Step(found, skd.Losses({"error": loss(found, (letters, given, wanted))}))
-
-
 def _widths(setting: Setting) -> dict[str, int]:
     return dict(zip(("d_model", "d_kv", "d_ff"), setting.widths, strict=True))
 
 
-def _teacher(setting: Setting, samples: Callable[..., Words], cache: Path) -> nn.Module:
-    """Trained here or, where its run is complete already, taken from its folder."""
-    steps, batch = setting.teacher_steps, setting.teacher_batch
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(TEACHER_SEED)
-        network = Speller(**_widths(setting))
-    _drop(network, 0.1)
-    recipe = skd.Recipe(steps=steps, learning_rate=1e-3, warmup=min(500, steps // 10), seed=TEACHER_SEED, cpu=True)
-    loader = DataLoader(samples("train", TEACHER_SEED, steps * batch), batch_size=batch, collate_fn=padded)
-    folder = cache / "-".join(map(str, ("speller", *setting.widths, steps, batch)))
-    skd.fit(Spelling(network), loader, folder, recipe=recipe, product=network, label="teacher")
-    _drop(network, 0.0)
-    return network.eval()
-
-
-def _drop(network: nn.Module, share: float) -> None:
+def _drop(network: Speller, share: float) -> Speller:
+    """The network with so much dropout."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
+    return network
 
 
 def _begin(network: nn.Module) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -21,7 +22,7 @@ ARMS = ["SKD", "FitNets", "Hinton", "from scratch", "output only", "started, not
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     monkeypatch.syspath_prepend(str(ROOT))
-    names = ("arms", "task", "tasks", "denoising", "cells", "table", "draw", "__main__")
+    names = ("arms", "task", "tasks", "training", "denoising", "cells", "table", "draw", "__main__")
     return {name: importlib.import_module(f"benchmarks.methods.{name}") for name in names}
 
 
@@ -76,6 +77,20 @@ def test_a_smoke_run(
     main(command)
     again = json.loads(out.read_text(encoding="utf-8").splitlines()[-1])
     assert again["value"] == last["value"]  # the very same training
+
+
+def test_a_teacher_that_is_trained_is_never_trained_again(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True).teacher
+    with monkeypatch.context() as patch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(parts["training"].TEACHER_SEED)
+        begun = parts["denoising"].Denoiser(parts["tasks"].SMOKE["denoising"].widths)
+        patch.setattr(parts["training"].skd, "fit", None)  # nor read of a run, which another code may not go on with
+        again = parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True).teacher
+    weights = [each.state_dict() for each in (begun, first, again)]
+    assert all(torch.equal(weights[1][name], value) for name, value in weights[2].items())
+    assert any(not torch.equal(weights[0][name], value) for name, value in weights[2].items())
 
 
 def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from torch import Tensor
 from kbstyle_example import inference
 from kbstyle_example.inference import Inference
 from kbstyle_example.networks import STUDENT, TEACHER, KBStyle, KBStyleConfig
-from kbstyle_example.painting import encoded, render
+from kbstyle_example.painting import Painter, encoded, render
+from kbstyle_example.strips import as_numbers, as_pixels
 from kbstyle_example.weights_file import load_weights
 
 CONFIGS = [
@@ -109,3 +111,18 @@ def test_painting_goes_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(render(network, photograph, painting), wanted)
     with pytest.raises(RuntimeError, match="the network was asked"):
         render(network, photograph.expand(2, -1, -1, -1), code)
+
+
+def test_a_painter_makes_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_weights("kbstyle").eval()
+    photograph = (np.random.default_rng(0).random((24, 32, 3)) * 255).astype(np.uint8)
+    painter = Painter(photograph[:16, :16], network=network)
+    wanted = painter(photograph)
+    made = []
+    before = Inference.__init__
+    monkeypatch.setattr(Inference, "__init__", lambda self, net: made.append(1) or before(self, net))
+    assert np.array_equal(painter(photograph), wanted)
+    assert made == []
+    with torch.inference_mode():
+        picture = network.render(as_numbers(photograph), painter.free)
+    assert np.abs(as_pixels(picture.clamp(0, 1)).astype(int) - wanted).max() <= 1

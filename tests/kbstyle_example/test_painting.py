@@ -235,7 +235,7 @@ def test_masks_by_hand() -> None:
 
 def test_masked_everywhere_or_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_near(run(masks=[np.ones((1, 1))]), painted())
-    monkeypatch.setattr("kbstyle_example.painting.render", lambda *_: 1 / 0)  # nothing is painted for nothing
+    monkeypatch.setattr("kbstyle_example.painting._render", lambda *_: 1 / 0)  # nothing is painted for nothing
     assert torch.equal(run(masks=[np.zeros((1, 1))]), as_tensor(PHOTO))
 
 
@@ -353,10 +353,10 @@ def test_a_picture_that_doesnt_fit_into_memory(monkeypatch: pytest.MonkeyPatch) 
         def fail(*_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr("kbstyle_example.painting.render", fail)
+        monkeypatch.setattr("kbstyle_example.painting._render", fail)
         with pytest.raises(DataError, match=r"needs more memory than there is; got 50×37. Remedy: .*--paint-size"):
             run()
-    monkeypatch.setattr("kbstyle_example.painting.render", lambda *_: 1 / 0)
+    monkeypatch.setattr("kbstyle_example.painting._render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run()
 

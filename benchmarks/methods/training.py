@@ -1,0 +1,80 @@
+"""Training on a task's own loss: teachers, and the student from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import skd
+from benchmarks.methods.task import Setting
+from kbstyle_example.files import write_atomically
+
+TEACHER_SEED = 2_000_000
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Supervised(nn.Module):
+    """A network and its loss, as a training module.
+
+    Parameters
+    ----------
+    network : nn.Module
+    inputs, loss : callable
+        As `Task` has them.
+    """
+
+    def __init__(self, network: nn.Module, inputs: Callable[[Any], Any], loss: Callable[[Any, Any], Tensor]) -> None:
+        super().__init__()
+        self.network, self.inputs, self.loss = network, inputs, loss
+
+    def forward(self, *batch: Any) -> skd.Step:
+        """A batch's parts → the network's output and its loss."""
+        given = self.inputs(batch)
+        output = self.network(*given) if isinstance(given, tuple) else self.network(given)
+        return skd.Step(output, skd.Losses({"task": self.loss(output, batch)}))
+
+
+def taught(
+    name: str,
+    make: Callable[[], Network],
+    samples: Callable[[Any, int, int], Any],
+    inputs: Callable[[Any], Any],
+    loss: Callable[[Any, Any], Tensor],
+    setting: Setting,
+    cache: Path,
+    *,
+    warmup: int,
+    collate: Callable[[Any], Any] | None = None,
+) -> Network:
+    """A trained teacher: from its file ``NAME-….pt`` in `cache`, or trained until there is one; that goes on if killed.
+
+    The file is all that counts afterwards, so that a change of the code which leaves the network alone doesn't cost
+    hours. What was trained with it is known by the weights (`plan_of`).
+    """
+    steps, batch = setting.teacher_steps, setting.teacher_batch
+    sizes = (*setting.widths, steps, batch, *((setting.crop,) if setting.crop else ()))
+    folder = cache / "-".join(map(str, (name, *sizes)))
+    file = folder.with_name(f"{folder.name}.pt")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(TEACHER_SEED)
+        network = make()
+    if not file.exists():
+        recipe = skd.Recipe(
+            steps=steps,
+            learning_rate=1e-3,
+            warmup=min(warmup, steps // 10),
+            channels_last=setting.crop > 0,
+            seed=TEACHER_SEED,
+            cpu=True,
+        )
+        loader = DataLoader(samples("train", TEACHER_SEED, steps * batch), batch_size=batch, collate_fn=collate)
+        module = Supervised(network, inputs, loss)
+        run = skd.fit(module, loader, folder, recipe=recipe, product=network, label="teacher")
+        write_atomically(run.last_weights.read_bytes(), file)
+    network.load_state_dict(torch.load(file, weights_only=True))
+    return network.eval()
