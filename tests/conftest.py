@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -16,6 +18,11 @@ hypothesis.settings.register_profile(
     "skd", deadline=None, database=None, derandomize=bool(os.environ.get("CI")), print_blob=True
 )
 hypothesis.settings.load_profile("skd")
+
+# The benchmarks and what the documentation is drawn with; behind everything on the path, so that an installed skd stays
+# the one that is tested.
+ROOT = Path(__file__).resolve().parents[1]
+sys.path += [str(ROOT), str(ROOT / "docs")]
 
 # The tensors here are tiny: more threads make them slower, and let sums differ from machine to machine.
 torch.set_num_threads(1)

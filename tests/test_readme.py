@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import drawn_readme as drawn
 import pytest
 
 import kbstyle_example
@@ -136,27 +135,17 @@ def test_the_bundled_teachers_size() -> None:
 # --- what is drawn: `python docs/drawn_readme.py` makes it again ------------------------------------------------------
 
 
-@pytest.fixture
-def drawn() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("drawn_readme", ROOT / "docs" / "drawn_readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_table_is_that_of_the_committed_results(drawn: ModuleType) -> None:
+def test_the_table_is_that_of_the_committed_results() -> None:
     assert drawn.with_results(README) == README, "stale: python docs/drawn_readme.py"
 
 
-def test_the_test_of_the_table_notices(drawn: ModuleType) -> None:
+def test_the_test_of_the_table_notices() -> None:
     assert drawn.with_results(README.replace("dB |", "dB  |")) == README
     with pytest.raises(ValueError, match="no pair of markers"):
         drawn.with_results("no table")
 
 
-def test_the_picture_is_of_the_bundled_weights(drawn: ModuleType) -> None:
+def test_the_picture_is_of_the_bundled_weights() -> None:
     assert drawn.digest_in_picture() == drawn.weights_digest(), "stale: python docs/drawn_readme.py"
     assert drawn.PICTURE.stat().st_size < 150_000
     assert f"]({drawn.PICTURE.relative_to(ROOT)})" in README

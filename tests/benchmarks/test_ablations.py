@@ -32,8 +32,7 @@ TINY = KBStyleConfig(widths=(4, 8, 12), fine_blocks=1, deep_blocks=1, style_bloc
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
-    monkeypatch.syspath_prepend(str(ROOT))
+def parts() -> dict[str, ModuleType]:
     return {
         name: importlib.import_module(f"benchmarks.ablations.{name}")
         for name in ("arms", "variants", "running", "table", "__main__")

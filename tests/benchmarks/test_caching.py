@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch_pruning")
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks import caching
 
 
 def test_it_runs_and_every_sample_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    caching = importlib.import_module("benchmarks.caching")
     monkeypatch.setattr(caching, "TEACHER", (4, 6, 8))
     monkeypatch.setattr(caching, "STUDENT", (2, 3, 4))
     caches = []

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 pytest.importorskip("torch_pruning")
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks import cost
 
 
-@pytest.fixture
-def cost(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("benchmarks.cost")
-
-
-def test_every_method_has_a_step_or_a_reason(cost: ModuleType) -> None:
+def test_every_method_has_a_step_or_a_reason() -> None:
     names = [name for name, arm in cost.ARMS.items() if arm.make]
     steps, without = cost.steps_of(16, 4, names)
     assert list(steps)[:2] == [cost.OWN, cost.TAUGHT]
@@ -27,7 +19,7 @@ def test_every_method_has_a_step_or_a_reason(cost: ModuleType) -> None:
     assert all("no meaning here" in reason for reason in without.values())
 
 
-def test_ratios_are_taken_within_a_round(cost: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     now, turns = [0.0], {"own": 0, "other": 0}
 
     def step(name: str, factor: float) -> object:
@@ -42,7 +34,7 @@ def test_ratios_are_taken_within_a_round(cost: ModuleType, monkeypatch: pytest.M
     assert found == {cost.OWN: 1.0, "other": 2.5, "seconds": 3.0}
 
 
-def test_growth(cost: ModuleType) -> None:
+def test_growth() -> None:
     rows = [
         {"ratio": {"a": 2.0}, "mib": {"a": 3.0}, "seconds": 0.1},
         {"ratio": {"a": 2.0}, "mib": {"a": 27.0}, "seconds": 0.9},
@@ -53,7 +45,7 @@ def test_growth(cost: ModuleType) -> None:
     assert cost.exponent(None, 1.0, 9.0) is None
 
 
-def test_the_peak_sees_what_a_step_holds(cost: ModuleType) -> None:
+def test_the_peak_sees_what_a_step_holds() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the system doesn't tell")
     found = cost.peak(lambda: bytearray(64 * 2**20).count(1))  # touched, then let go

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import latency
 from kbstyle_example.inference import Inference
 from kbstyle_example.networks import STUDENT, KBStyle
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(scope="module")
-def latency() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("latency", ROOT / "benchmarks" / "latency.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_ratios_are_taken_within_a_round(latency: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     turns = {"fast": 0, "slow": 0}
 
@@ -47,14 +34,14 @@ def test_ratios_are_taken_within_a_round(latency: ModuleType, monkeypatch: pytes
     assert found["slow"]["cpu"]["seconds"] == 18.0
 
 
-def test_the_floor_in_closed_form(latency: ModuleType) -> None:
+def test_the_floor_in_closed_form() -> None:
     one, two, three = STUDENT.widths
     pixels = 64 * 48
     moved = 9 * pixels + 4 * (one * pixels // 4 + two * pixels // 16) + 2 * three * pixels // 64
     assert latency.floor(KBStyle(STUDENT), (64, 48)) == {"bytes": 4 * moved, "parameters": 4 * 49_253}
 
 
-def test_a_known_style_is_encoded_once(latency: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_style_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[tuple[int, ...]] = []
     before = Inference.encode_style
 

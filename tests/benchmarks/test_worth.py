@@ -26,9 +26,8 @@ TINY = KBStyleConfig(widths=(4, 6, 8), fine_blocks=1, deep_blocks=1, style_block
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+def parts() -> dict[str, ModuleType]:
     pytest.importorskip("torch_pruning")
-    monkeypatch.syspath_prepend(str(ROOT))
     return {
         name: importlib.import_module(f"benchmarks.worth.{name}")
         for name in ("arms", "tasks", "unet", "table", "__main__")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
+import drawn
 import pytest
 
 from benchmarks.zoo.entries import ENTRIES
@@ -40,17 +40,7 @@ def test_the_page_on_the_zoo_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "neither a scale nor a decoder" in capsys.readouterr().out
 
 
-@pytest.fixture
-def drawn() -> Any:
-    spec = importlib.util.spec_from_file_location("drawn", ROOT / "docs" / "drawn.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_tables_are_what_was_measured(drawn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_are_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = [(ROOT / "docs" / "zoo.rst").read_text(encoding="utf-8")]
     drawn.draw(None, "zoo", source)
     assert not re.search(r"^@|@$", source[0], re.MULTILINE)
@@ -68,7 +58,7 @@ def test_the_tables_are_what_was_measured(drawn: Any, tmp_path: Path, monkeypatc
     assert "98,765" not in source[0]
 
 
-def test_other_pages_stay_as_they_are(drawn: Any) -> None:
+def test_other_pages_stay_as_they_are() -> None:
     source = ["@measured@"]
     drawn.draw(None, "index", source)
     assert source == ["@measured@"]
