@@ -12,7 +12,8 @@ from skd.methods import LayerMethod, Method, Transfer
 
 Made = Method | Sequence[Transfer]
 OUTPUT = 20.0  # what the outputs' difference counts, for every method the same
-FACTORS = (1 / 3, 1.0, 3.0)  # of a method's own weight: the trials that each of them has
+# Of a method's own weight: the trials that each of them has. Beside an output that counts so much, less is mostly more.
+FACTORS = (0.1, 1 / 3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,23 @@ class Arm:
         From plan, spectra and a factor of the method's weight to the method; None distils nothing.
     tuned : bool
         Whether it has a weight to tune.
+    started : bool
+        Whether the student has what `skd.compress` starts it with, where all others have the seed's random weights.
     trained : bool
-        False: the student stays as `compress` starts it.
+        False: the student stays as it begins.
     """
 
     name: str
     make: Callable[[skd.Plan, skd.Spectra, float], Made] | None
     tuned: bool = True
+    started: bool = False
     trained: bool = True
 
 
-def _skd(sides: Any) -> Callable[[skd.Plan, skd.Spectra, float], Made]:
+def _skd(sides: Any = "both", basis: Any = "learned") -> Callable[[skd.Plan, skd.Spectra, float], Made]:
     # Learned adapters, as a student of random weights hasn't the teacher's directions, and as the others have them.
     return lambda plan, spectra, factor: skd.methods.SKD(
-        plan, spectra, sides=sides, basis="learned", structure=factor, statistics=factor, output=OUTPUT
+        plan, spectra, sides=sides, basis=basis, structure=factor, statistics=factor, output=OUTPUT
     )
 
 
@@ -52,17 +56,25 @@ def _of(method: type[LayerMethod]) -> Callable[[skd.Plan, skd.Spectra, float], M
     return make
 
 
+def _output(plan: skd.Plan, spectra: skd.Spectra, _: float) -> Made:
+    return skd.methods.OutputOnly(plan, spectra, output=OUTPUT)
+
+
 CONTROLS = {
     arm.name: arm
     for arm in (
         Arm("from scratch", None, tuned=False),
-        Arm("output only", lambda plan, spectra, factor: skd.methods.OutputOnly(plan, spectra, output=OUTPUT), False),
-        Arm("started, not trained", None, tuned=False, trained=False),
+        Arm("output only", _output, tuned=False),
         Arm("SKD, encoder only", _skd("encoder")),
         Arm("SKD, decoder only", _skd("decoder")),
+        Arm("started, not trained", None, tuned=False, started=True, trained=False),
+        Arm("started, no distillation", None, tuned=False, started=True),
+        Arm("started, output only", _output, tuned=False, started=True),
+        # The basis that the start is in: the spectra's own choice.
+        Arm("started, SKD", _skd(basis=None), started=True),
     )
 }
-METHODS = {"SKD": Arm("SKD", _skd("both"))} | {
+METHODS = {"SKD": Arm("SKD", _skd())} | {
     name: Arm(name, _of(getattr(skd.methods, name)))
     for name in skd.methods.__all__
     if inspect.isclass(found := getattr(skd.methods, name))

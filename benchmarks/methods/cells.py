@@ -57,7 +57,7 @@ class Prepared:
         )
 
     def student(self, seed: int, *, started: bool = False) -> nn.Module:
-        """Of random weights by a seed, the same for all methods; or as `compress` starts it."""
+        """Of random weights by a seed, the same for all methods; or as `compress` starts it, whatever the seed."""
         if started:
             return copy.deepcopy(self.started.student)
         student = fresh(self.started.student, seed)
@@ -87,7 +87,7 @@ class Noted(Dataset[Any]):
 def run_cell(prepared: Prepared, cell: Cell) -> dict[str, Any]:
     """Train and measure; a method without a meaning on this task says why under "na"."""
     task, arm = prepared.task, ARMS[cell.arm]
-    student = prepared.student(cell.seed, started=not arm.trained)
+    student = prepared.student(cell.seed, started=arm.started)
     began = time.process_time()
     samples = Noted(task.samples("train", cell.seed, cell.steps * task.setting.batch))
     if arm.trained:

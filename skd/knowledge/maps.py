@@ -173,9 +173,11 @@ def attention(feature: Tensor, *, layout: Layout = "BCHW", power: float = 2.0) -
     if not 1 <= power < float("inf"):
         raise ArgumentError("the power of an attention map must be at least 1 and finite", got=power)
     flat = positions(feature, layout, purpose="an attention map")
+    if power == 2:  # nothing that networks compute has squares out of range: a pass over the feature is saved
+        return unit(flat.square().sum(1), 1, eps=1e-12)
     # The map is independent of the sample's scale; taking it out first keeps high powers in range.
     flat = flat / flat.detach().abs().amax((1, 2), keepdim=True).clamp_min(1e-6)
-    return unit((flat.square() if power == 2 else flat.abs().pow(power)).sum(1), 1)
+    return unit(flat.abs().pow(power).sum(1), 1)
 
 
 @full_precision

@@ -16,7 +16,7 @@ from torch import nn
 
 pytest.importorskip("torch_pruning")
 ROOT = Path(__file__).resolve().parents[2]
-ARMS = ["SKD", "FitNets", "Hinton", "from scratch", "output only", "started, not trained"]
+ARMS = ["SKD", "FitNets", "Hinton", "from scratch", "output only", "started, SKD", "started, not trained"]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_smoke_run(
     table = capsys.readouterr().out
     lines = [json.loads(text) for text in out.read_text(encoding="utf-8").splitlines()]
     of_seed = [line for line in lines if line["seed"] == 1 and "value" in line and line["arm"] != ARMS[-1]]
-    assert {line["arm"] for line in of_seed} == {"SKD", "FitNets", "from scratch", "output only"}
+    assert {line["arm"] for line in of_seed} == {"SKD", "FitNets", "from scratch", "output only", "started, SKD"}
     assert len({line["order"] for line in of_seed}) == 1  # the same crops in the same order
     assert len({line["order"] for line in lines if line["arm"] == "SKD"}) == 3  # other crops for each seed
     assert "Hinton: n/a" in table
@@ -75,6 +75,23 @@ def test_a_smoke_run(
     main(command)
     again = json.loads(out.read_text(encoding="utf-8").splitlines()[-1])
     assert again["value"] == last["value"]  # the very same training
+
+
+def test_what_students_begin_as(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = parts["cells"]
+    prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    begun: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(cells, "_train", lambda task, student, *_: begun.append(student.state_dict()))
+    for arm, seed in (("SKD", 0), ("FitNets", 0), ("SKD", 1), ("started, SKD", 0), ("started, output only", 1)):
+        cells.run_cell(prepared, cells.Cell("denoising", arm, 1.0, seed, 2, "validation"))
+    first, other, reseeded, started, again = (next(iter(weights.values())) for weights in begun)
+    assert torch.equal(first, other)
+    assert not torch.equal(first, reseeded)
+    assert torch.equal(started, again)
+    assert torch.equal(started, next(iter(prepared.started.student.state_dict().values())))
+    assert not torch.equal(started, first)
 
 
 def test_a_teacher_that_is_trained_is_never_trained_again(

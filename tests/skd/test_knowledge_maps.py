@@ -101,6 +101,8 @@ def test_attention_is_in_range_where_its_powers_are_not() -> None:
     expected = torch.full((1, 3), 3**-0.5)
     assert_close(kn.attention(strong, layout="BCL", power=12), expected)
     assert_close(kn.attention(faint, layout="BCL", power=12), expected)
+    for scale in (1e-6, 1e18):  # of squares nothing is taken out first
+        assert_close(kn.attention(torch.full((1, 2, 3), scale), layout="BCL"), expected)
     assert torch.isinf(strong.float() ** 12).all()  # what the scaling is there for
     assert ((faint**12) == 0).all()
 
