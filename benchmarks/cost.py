@@ -145,7 +145,9 @@ def growth(rows: Sequence[dict[str, Any]], times: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9, help="that count, after one that doesn't (%(default)s)")
-    parser.add_argument("--methods", nargs="+", default=[n for n, arm in ARMS.items() if arm.make], metavar="METHOD")
+    parser.add_argument(
+        "--methods", nargs="+", default=[n for n, arm in ARMS.items() if arm.make and not arm.started], metavar="METHOD"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
