@@ -8,6 +8,8 @@ processor, all threads together, and of the wall.
 Beside them stands the floor: multiply-adds, and the least bytes that must move if everything between two statistics
 were one pass (pictures read and written once; what is normalised, and what the decoder takes from the content encoder,
 written once and read once).
+
+``--peers DIR`` adds Magenta's published network at the size its files name, its style known as well.
 """
 
 from __future__ import annotations
@@ -30,13 +32,22 @@ from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.files import write_atomically
 from kbstyle_example.inference import Inference
 from kbstyle_example.networks import STUDENT, KBStyle
+from kbstyle_example.peers import load_peer
+from kbstyle_example.peers.magenta import STYLE_SIDE, Magenta, last
 from kbstyle_example.peers.microast import MicroAST
 from kbstyle_example.peers.system import of_module
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
-SIZES = ((512, 512), (2048, 1080))
 KBSTYLE, KNOWN, MODULES = "KBStyle", "KBStyle, style known", "KBStyle, module by module"
-ONNX, ADAIN = "KBStyle, ONNX Runtime", "AdaIN with VGG-19"
+ONNX, MICROAST, ADAIN = "KBStyle, ONNX Runtime", "MicroAST", "AdaIN with VGG-19"
+MAGENTA = "Magenta, style known"
+# What is timed at which size: at 2K AdaIN takes minutes, and gigabytes.
+SIZES = {
+    (384, 384): (KBSTYLE, KNOWN, MAGENTA),
+    (512, 512): (KBSTYLE, KNOWN, MODULES, MICROAST, ADAIN, ONNX),
+    (2048, 1080): (KBSTYLE, KNOWN, MODULES, MICROAST, ONNX),
+    (4096, 2160): (KBSTYLE, KNOWN, MODULES),
+}
 Run = Callable[[Tensor, Tensor], Any]
 
 
@@ -71,7 +82,7 @@ class AdaIN(nn.Module):
         return out
 
 
-def systems(onnx: bool, folder: Path) -> dict[str, tuple[Run, nn.Module | None]]:
+def systems(onnx: bool, folder: Path, peers: Path | None = None) -> dict[str, tuple[Run, nn.Module | None]]:
     """What takes turns; the first is what ratios are to."""
     torch.manual_seed(0)
     ours = KBStyle(STUDENT).eval().to(memory_format=torch.channels_last)
@@ -89,11 +100,13 @@ def systems(onnx: bool, folder: Path) -> dict[str, tuple[Run, nn.Module | None]]
         KBSTYLE: (lambda c, s: quick.render(_last(c), quick.encode_style(_last(s))), ours),
         KNOWN: (render, None),
         MODULES: (lambda c, s: ours(_last(c), _last(s)), None),
-        "MicroAST": (microast, microast),
+        MICROAST: (microast, microast),
         ADAIN: (adain, adain),
     }
     if onnx:
         found[ONNX] = (_onnx(KBStyle(STUDENT).eval(), folder), None)
+    if peers is not None:
+        found[MAGENTA] = (_magenta(peers), None)
     return found
 
 
@@ -111,6 +124,15 @@ def _onnx(network: KBStyle, folder: Path) -> Run:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
     return lambda content, style: session.run(None, {"content": content.numpy(), "style": style.numpy()})
+
+
+def _magenta(peers: Path) -> Run:
+    """Its transform alone, on a style that is encoded before."""
+    net = load_peer("magenta", peers).run
+    assert isinstance(net, Magenta)
+    painting = torch.rand(1, 3, STYLE_SIDE, STYLE_SIDE, generator=torch.Generator().manual_seed(0))
+    code = net.predict.run(None, {net.predict.get_inputs()[0].name: last(painting)})[0]
+    return lambda content, _: net.transform.run(None, dict(zip(net.names, (last(content), code), strict=True)))
 
 
 def timed(runs: dict[str, Run], size: tuple[int, int], rounds: int) -> dict[str, dict[str, Any]]:
@@ -185,15 +207,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="that count, after one that doesn't (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
     parser.add_argument("--no-onnx", action="store_true", help="leave ONNX Runtime out (extra onnx)")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="holds Magenta's files (extra peers)")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        every = systems(not options.no_onnx, Path(folder))
-        for size in SIZES:
-            # AdaIN takes minutes at 2K, and gigabytes.
-            runs = {name: run for name, (run, _) in every.items() if name != ADAIN or size == SIZES[0]}
+        every = systems(not options.no_onnx, Path(folder), options.peers)
+        for size, names in SIZES.items():
+            runs = {name: every[name][0] for name in names if name in every}
             found = timed(runs, size, options.rounds)
             for name, row in found.items():
                 module = every[name][1]

@@ -14,6 +14,8 @@ from drawn_exports import export_marks
 
 import skd
 from benchmarks.ablations import table as ablations
+from benchmarks.methods import draw as methods
+from benchmarks.methods.cells import read_lines
 from benchmarks.worth import table as worth
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +114,7 @@ def benchmark_marks() -> dict[str, str]:
             adds = f"{each['multiply_adds'] / 1e9:.2f} G" if "multiply_adds" in each else "–"
             ratio = f"{cpu['ratio']:.2f} ({cpu['least']:.2f}–{cpu['greatest']:.2f})"
             taken.append(["×".join(map(str, row["size"])), name, adds, f"{1000 * cpu['seconds']:.0f} ms", ratio])
+    peaks = {tuple(row["size"]): str(row["peak_mib"]) for row in latency["rows"]}
     compared = [
         [
             f"{name} {each['version']}",
@@ -128,11 +131,21 @@ def benchmark_marks() -> dict[str, str]:
     ]
     return {
         "latency": list_table(["size", "system", "multiply-adds", "CPU time", "times KBStyle's"], taken),
-        "peak": str(latency["rows"][-1]["peak_mib"]),
+        "peak": peaks[2048, 1080],
         "libraries": list_table(["library", "lines", "step, times skd's", "MiB a step", "losses apart"], compared),
         "caching": list_table(["step", "times the student's own"], steps),
         "sample": f"{caching['bytes a sample']:,}",
+        "methods": compared_methods(),
     }
+
+
+def compared_methods() -> str:
+    """A plot and a table for every task and split of benchmarks/results/methods.jsonl."""
+    parts = []
+    for (task, split), lines in methods.drawn(list(read_lines(methods.RESULTS))).items():
+        picture = f".. image:: drawn_figures/methods-{task}-{split}.svg\n   :alt: The table below as a plot."
+        parts += [f"**{task.capitalize()}**, {split} split:", picture, "\n".join(lines)]
+    return "\n\n".join(parts) or "**There are no figures yet.**"
 
 
 def web_marks() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from PIL import Image
 
 import kbstyle_example
 import skd
+from benchmarks.methods import draw as methods
+from benchmarks.methods.cells import read_lines
 from benchmarks.worth.unet import UNet
 from kbstyle_example.distill import kbstyle_pairing
 from kbstyle_example.tiles import render_tiles, tiles
 from kbstyle_example.weights_file import load_weights
 
+ROOT = Path(__file__).resolve().parents[1]
 FIGURES = Path(__file__).parent / "drawn_figures"
 SAMPLES = Path(kbstyle_example.__file__).parent / "samples"
 ENCODER, DECODER, BOTH = "#3b6fb6", "#c8553d", "#4a4a4a"
@@ -112,6 +116,23 @@ def tiles_figure() -> Figure:
     return figure
 
 
+def growth_figure() -> Figure:
+    """Seconds over pixels, batch, pairs and steps, as they were measured, and the lines through them."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "growth.json").read_text(encoding="utf-8"))
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    for axes, (name, row) in zip(figure.subplots(1, len(report["rows"])), report["rows"].items(), strict=True):
+        quantities = [float(each) for each in row["seconds"]]
+        ends = np.array([0, max(quantities)])
+        axes.plot(ends, row["fixed"] + row["slope"] * ends, color="#bbbbbb")
+        axes.plot(quantities, row["seconds"].values(), "o", color=ENCODER, ms=5)
+        axes.set_xlabel(name, fontsize=9)
+        axes.set_title(f"a line to within {row['greatest error']:.0%}", fontsize=9)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("CPU seconds")
+    return figure
+
+
 def _picture(name: str, longest: int) -> torch.Tensor:
     with Image.open(SAMPLES / name) as picture:
         picture = picture.convert("RGB")
@@ -123,7 +144,7 @@ def _array(picture: torch.Tensor) -> np.ndarray[Any, Any]:
     return (picture[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
 
 
-DRAWN = {"pairs": pairs_figure, "basis": basis_figure, "tiles": tiles_figure}
+DRAWN = {"pairs": pairs_figure, "basis": basis_figure, "tiles": tiles_figure, "growth": growth_figure}
 
 
 def draw_figures(app: object = None) -> None:
@@ -131,6 +152,9 @@ def draw_figures(app: object = None) -> None:
     FIGURES.mkdir(exist_ok=True)
     for name, make in DRAWN.items():
         make().savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
+    lines = list(read_lines(methods.RESULTS))
+    for task, split in methods.drawn(lines):
+        methods.plot(lines, task, split, FIGURES / f"methods-{task}-{split}.svg")
 
 
 if __name__ == "__main__":

@@ -13,25 +13,28 @@ from torch.utils.data import DataLoader
 import skd
 from benchmarks.methods.task import Setting, Task
 from benchmarks.methods.training import taught
-from benchmarks.worth.unet import NoisyCrops, UNet
+from benchmarks.worth.unet import NoisyCrops, UNet, unet_pairing
 from kbstyle_example.data import list_pictures
 from kbstyle_example.splits import of_split
 
 
-class Denoiser(nn.Sequential):
-    """The U-Net on 2×2 pixels at once, as FFDNet does: twice the reach, and a quarter of the work.
+def begin(network: nn.Module) -> None:
+    """He et al.'s start (2015): without norms, what layers begin with by themselves fades on the way through them."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            # A transposed one whose stride is its kernel reads each input once for each output.
+            reads = layer.in_channels * (layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1)
+            nn.init.normal_(layer.weight, std=(2 / reads) ** 0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    if isinstance(network, UNet):
+        nn.init.normal_(network.noise.weight, std=0.1 * (2 / network.noise.weight[0].numel()) ** 0.5)  # nearly no noise
 
-    K. Zhang, W. Zuo, L. Zhang, "FFDNet: Toward a Fast and Flexible Solution for CNN-Based Image Denoising", IEEE TIP
-    27 (2018).
 
-    Examples
-    --------
-    >>> Denoiser((2, 3, 4))(torch.rand(1, 3, 8, 16)).shape
-    torch.Size([1, 3, 8, 16])
-    """
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__(nn.PixelUnshuffle(2), UNet(widths, 12), nn.PixelShuffle(2))
+def _made(widths: Sequence[int]) -> UNet:
+    network = UNet(widths)
+    begin(network)
+    return network
 
 
 def denoising(setting: Setting, data: Path, cache: Path) -> Task:
@@ -45,9 +48,9 @@ def denoising(setting: Setting, data: Path, cache: Path) -> Task:
         return {"PSNR, dB": psnr(student, DataLoader(samples(split, 0, setting.held_out), batch_size=8))}
 
     teacher = taught(
-        "denoiser", lambda: Denoiser(setting.widths), samples, _noisy, squared_error, setting, cache, warmup=50
+        "denoiser", lambda: _made(setting.widths), samples, _noisy, squared_error, setting, cache, warmup=50
     )
-    return Task("denoising", teacher, setting, unet_pairing, samples, _noisy, measured, True, loss)
+    return Task("denoising", teacher, setting, unet_pairing, samples, _noisy, measured, True, loss, begin)
 
 
 def psnr(network: Callable[[Tensor], Tensor], batches: Any) -> float:
@@ -69,16 +72,6 @@ def loss(output: Tensor, batch: Any) -> Tensor:
     """The squared error from the truth, in units of what the noise alone would leave."""
     noisy, clean = batch
     return (output - clean).square().mean() / (noisy - clean).square().mean()
-
-
-def unet_pairing(network: Any) -> skd.Pairing:
-    """The two symmetric pairs, each side read before its last nonlinearity."""
-    return skd.Pairing.declare(
-        {"1/2": ("1.down1.2", "1.back1.2"), "1/4": ("1.down2.2", "1.back2.2")},
-        network,
-        torch.zeros(1, 3, 32, 48),
-        bottleneck="1.middle.2",
-    )
 
 
 def _noisy(batch: Any) -> Any:

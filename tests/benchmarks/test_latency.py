@@ -58,3 +58,9 @@ def test_a_known_style_is_encoded_once(tmp_path: Path, monkeypatch: pytest.Monke
         torch.testing.assert_close(known[2], found[latency.KBSTYLE][0](content, style))
         torch.testing.assert_close(known[2], found[latency.MODULES][0](content, style), rtol=0, atol=1e-4)
         assert found[latency.ADAIN][0](content, style).shape == content.shape
+
+
+def test_every_size_begins_with_what_ratios_are_to(tmp_path: Path) -> None:
+    known = {*latency.systems(onnx=False, folder=tmp_path), latency.ONNX, latency.MAGENTA}
+    assert {name for names in latency.SIZES.values() for name in names} == known
+    assert all(names[0] == latency.KBSTYLE for names in latency.SIZES.values())

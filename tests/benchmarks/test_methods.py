@@ -100,12 +100,28 @@ def test_a_teacher_that_is_trained_is_never_trained_again(
     first = parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True).teacher
     with monkeypatch.context() as patch, torch.random.fork_rng(devices=[]):
         torch.manual_seed(parts["training"].TEACHER_SEED)
-        begun = parts["denoising"].Denoiser(parts["tasks"].SMOKE["denoising"].widths)
+        begun = parts["denoising"]._made(parts["tasks"].SMOKE["denoising"].widths)
         patch.setattr(parts["training"].skd, "fit", None)  # nor read of a run, which another code may not go on with
         again = parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True).teacher
     weights = [each.state_dict() for each in (begun, first, again)]
     assert all(torch.equal(weights[1][name], value) for name, value in weights[2].items())
     assert any(not torch.equal(weights[0][name], value) for name, value in weights[2].items())
+
+
+def test_a_denoiser_begins_with_features_that_keep_their_size(parts: dict[str, ModuleType]) -> None:
+    torch.manual_seed(0)
+    network = parts["denoising"]._made((64, 64, 64))
+    sizes = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            layer.register_forward_hook(lambda _, given, out, name=name: sizes.update({name: (given[0], out)}))
+    noisy = 0.5 + torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        output = network(noisy)
+    inner = [out.square().mean() / given.square().mean() for name, (given, out) in sizes.items() if name != "noise"]
+    # Twice what comes in, of which a ReLU leaves half; borders see zeros.
+    torch.testing.assert_close(torch.stack(inner), torch.full((len(inner),), 2.0), rtol=0.35, atol=0)
+    assert (output - noisy).std() < 0.3 * noisy.std()
 
 
 def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
