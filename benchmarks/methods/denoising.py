@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import skd
 from benchmarks.methods.task import Setting, Task
 from benchmarks.methods.training import taught
 from benchmarks.worth.unet import NoisyCrops, UNet, unet_pairing
