@@ -20,16 +20,18 @@ from typing import Any
 import torch
 
 import skd
-from benchmarks.methods.denoising import Denoiser, loss, unet_pairing
+from benchmarks.methods.denoising import loss
+from benchmarks.worth.unet import UNet, unet_pairing
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "caching.json"
-TEACHER, STUDENT, SIDE, BATCH = (40, 80, 160), (10, 20, 40), 64, 4
+TEACHER, STUDENT, SIDE, BATCH = (32, 64, 128), (8, 16, 32), 64, 4
 OWN = "student alone"
 METHODS: dict[str, Callable[..., Any]] = {
     "output only": lambda plan, spectra: skd.methods.OutputOnly(plan, spectra),
-    "SKD": lambda plan, spectra: skd.methods.SKD(plan, spectra, basis="learned"),
+    "SKD": lambda plan, spectra: skd.methods.SKD(plan, spectra),
+    "SKD, learned adapters": lambda plan, spectra: skd.methods.SKD(plan, spectra, basis="learned"),
     "FitNets": lambda plan, spectra: skd.methods.FitNets(plan, spectra),
 }
 Step = Callable[[torch.Tensor, torch.Tensor], Any]
@@ -38,7 +40,7 @@ Step = Callable[[torch.Tensor, torch.Tensor], Any]
 def steps_of(folder: Path, pictures: Sequence[torch.Tensor]) -> dict[str, Step]:
     """A training step each, by name; the caches know all the pictures."""
     torch.manual_seed(0)
-    teacher, student = Denoiser(TEACHER).eval(), Denoiser(STUDENT)
+    teacher, student = UNet(TEACHER).eval(), UNet(STUDENT)
     pairing = unet_pairing(teacher)
     spectra = skd.measure(teacher, pairing, pictures)
     plan = skd.match(pairing, unet_pairing(student))

@@ -23,6 +23,8 @@ __all__ = ["TeacherCache"]
 
 Features = dict[Tap, Tensor]
 DIGEST = hashlib.sha256().digest_size
+FORMAT = 2  # of what a file says
+Kept = tuple[Tensor, torch.dtype, bool]  # as written; its type, and whether its channels lay last
 SUFFIX = ".features"
 TOLERANCE = 1e-3  # of a feature's largest value: what batches of other sizes may differ by
 
@@ -151,12 +153,12 @@ class TeacherCache:
         device = weights[0].device.type if weights else "cpu"
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         how = [str(tap) for tap in taps.taps], str(autocast), str(self.dtype)
-        return known[1] + repr(how).encode()
+        return known[1] + repr((FORMAT, how)).encode()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}{SUFFIX}"
 
-    def _read(self, key: str) -> list[Tensor] | None:
+    def _read(self, key: str) -> list[Kept] | None:
         """A sample's features; None where there are none, or none that are whole."""
         path = self._path(key)
         try:
@@ -168,8 +170,8 @@ class TeacherCache:
             self.used -= len(content)
             path.unlink(missing_ok=True)
             return None
-        kept: list[tuple[Tensor, torch.dtype, bool]] = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
-        return [_restored(*each) for each in kept]
+        kept: list[Kept] = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
+        return kept
 
     def _write(self, key: str, features: Sequence[Tensor]) -> None:
         file = io.BytesIO()
@@ -189,31 +191,26 @@ class TeacherCache:
             raise FileError(f"{str(path)!r} can't be written", got=error.strerror or error) from error
         self.used += DIGEST + len(payload)
 
-    def _kept(self, feature: Tensor) -> tuple[Tensor, torch.dtype, bool]:
-        """As it is written: narrow where that holds it, and how to have it back."""
+    def _kept(self, feature: Tensor) -> Kept:
+        """As it is written: narrow where that holds it, in the order in which it lies, and how to have it back."""
         last = feature.dim() == 3 and feature.stride(0) == 1 and not feature.is_contiguous()
         whole = feature.detach().cpu()
         narrow = whole.to(self.dtype) if whole.is_floating_point() else whole
         if narrow.dtype == torch.float16 and not bool(narrow.isfinite().all()):
             narrow = whole
+        narrow = narrow.movedim(0, -1) if last else narrow
         return narrow.clone(memory_format=torch.contiguous_format), feature.dtype, last
 
 
-def _restored(kept: Tensor, dtype: torch.dtype, last: bool) -> Tensor:
-    feature = kept.to(dtype)
-    return feature.movedim(0, -1).contiguous().movedim(-1, 0) if last else feature
-
-
-def _together(taps: Sequence[Tap], samples: Sequence[Sequence[Tensor]], device: torch.device) -> Features:
-    """A batch of samples' features, in the memory format that they had."""
+def _together(taps: Sequence[Tap], samples: Sequence[Sequence[Kept]], device: torch.device) -> Features:
+    """A batch of samples' features, in the memory format that they had; widened once, when they are together."""
     found = {}
     for index, tap in enumerate(taps):
-        some = [each[index] for each in samples]
-        if some[0].dim() == 3 and some[0].stride(0) == 1 and not some[0].is_contiguous():
-            batch = torch.stack([each.movedim(0, -1) for each in some]).movedim(-1, 1)
-        else:
-            batch = torch.stack(some)
-        found[tap] = batch.to(device)
+        kept, dtypes, last = zip(*(each[index] for each in samples), strict=True)
+        dtype = dtypes[0]
+        narrow = all(each.dtype == kept[0].dtype for each in kept)
+        batch = torch.stack(kept if narrow else [each.to(dtype) for each in kept])
+        found[tap] = (batch.movedim(-1, 1) if last[0] else batch).to(device).to(dtype)
     return found
 
 
