@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,9 +48,11 @@ _CHANNELS_LAST = (
 class Call:
     """A call of a layer while the run goes on."""
 
-    def __init__(self, module: nn.Module, name: str, call: int, order: int, given: Tensor | None) -> None:
-        self.module, self.name, self.call, self.order, self.given = module, name, call, order, given
-        self.input_shape = None if given is None else tuple(given.shape)
+    def __init__(self, module: nn.Module, name: str, call: int, order: int, given: Sequence[Tensor]) -> None:
+        self.module, self.name, self.call, self.order = module, name, call, order
+        self.given = given[0] if given else None
+        self.inputs: tuple[Shape, ...] = tuple(tuple(tensor.shape) for tensor in given)
+        self.input_shape = self.inputs[0] if given else None
         self.output: Tensor | None = None  # where it's the only one
         self.output_shape: Shape | None = None
         self.paths: tuple[tuple[Path, Shape], ...] = ()
@@ -92,7 +94,7 @@ class Recorder:
         given = tensors(inputs(args, kwargs))
         count = self.count.get(module, 0)
         self.count[module] = count + 1
-        call = Call(module, self.names[module], count, len(self.calls), given[0][1] if given else None)
+        call = Call(module, self.names[module], count, len(self.calls), [tensor for _, tensor in given])
         self.calls.append(call)
         self.open.append(call)
         last = _channels_last(module)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -60,6 +61,8 @@ class LayerRecord:
         Number of parameters in it, those of its layers included.
     paths : tuple of (path, shape)
         Every tensor in the output, where that is a container.
+    inputs : tuple of shapes
+        Of every tensor it is given.
     channels_last : bool
         The output is a map whose channels are last, (B, H, W, C) or (B, D, H, W, C).
     """
@@ -79,6 +82,7 @@ class LayerRecord:
     parameters: int
     paths: tuple[tuple[Path, Shape], ...] = ()
     channels_last: bool = False
+    inputs: tuple[Shape, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,7 @@ def _trace(recorder: Recorder, given: Tensor | None) -> Trace:
                 parameters=sum(parameter.numel() for parameter in call.module.parameters()),
                 paths=call.paths,
                 channels_last=call.channels_last,
+                inputs=call.inputs,
             )
         )
     lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -294,13 +299,13 @@ def _copied(value: Any, done: dict[int, Tensor]) -> Any:
 
 @contextlib.contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards the modules' attributes, buffers and the random numbers are as they were.
+    """Eval mode inside; afterwards the modules' attributes, hooks, buffers and the random numbers are as they were.
 
-    The mode is set flag by flag: `eval()` and `train()` may be overridden, and do more than that.
+    The mode is set flag by flag: `eval()` and `train()` may be overridden, and do more than that. Networks that attach
+    hooks in their first run note that in an attribute: both go, or the next run would attach them twice.
     """
-    tables = ("_parameters", "_buffers", "_modules")
     states = [
-        (module, dict(module.__dict__), {name: dict(module.__dict__[name]) for name in tables})
+        (module, dict(module.__dict__), {name: dict(module.__dict__[name]) for name in _tables(module)})
         for module in model.modules()
     ]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
@@ -320,6 +325,16 @@ def _restored(model: nn.Module) -> Iterator[None]:
         for buffer, copy in buffers:
             if not torch.equal(buffer, copy):  # by value: batch normalisation doesn't raise its buffers' versions
                 buffer.copy_(copy)
+
+
+def _tables(module: nn.Module) -> list[str]:
+    """The attributes that are dicts of a module's own: what it consists of, and its hooks."""
+    own = ("_parameters", "_buffers", "_modules")
+    return [name for name, value in module.__dict__.items() if name in own or ("_hooks" in name and _is_dict(value))]
+
+
+def _is_dict(value: Any) -> bool:
+    return type(value) in (dict, OrderedDict)
 
 
 def _reset(table: dict[str, Any], content: dict[str, Any]) -> None:

@@ -73,12 +73,16 @@ class Node:
         return [self.parent, *self.parent.outer]
 
     @property
+    def inputs(self) -> list[tuple[int, ...]]:
+        """The inputs' shapes; the channels of a map are second, if they are in the output."""
+        if not any(spot.channels_last for spot in self.spots):
+            return [*self.record.inputs]
+        return [(x[0], x[-1], *x[1:-1]) if len(x) >= 4 else x for x in self.record.inputs]
+
+    @property
     def given(self) -> tuple[int, ...] | None:
-        """The input's shape; the channels of a map are second, if they are in the output."""
-        shape = self.record.input_shape
-        if shape is None or len(shape) < 4 or not any(spot.channels_last for spot in self.spots):
-            return shape
-        return shape[0], shape[-1], *shape[1:-1]
+        """The first input's shape."""
+        return next(iter(self.inputs), None)
 
     @property
     def appends(self) -> bool:
@@ -283,7 +287,12 @@ class Measure:
         if shape is None or len(shape) < 2:
             return None
         layout = next((spot.layout for spot in node.spots if len(spot.shape) == len(shape)), None)
-        return self.of(shape, layout)
+        first, outs = self.of(shape, layout), self.spots([node]).values()
+        if first is None or len(shape) < 4 or any(self.smaller(out, first) for out in outs):
+            return first
+        # What doesn't go down may go up, and be given features of an encoder first: it starts from the smallest map.
+        sizes = (self.of(each, layout) for each in node.inputs if len(each) == len(shape))
+        return min((size for size in sizes if size and volume(size) > 1), key=volume, default=first)
 
 
 def volume(size: Size) -> int:

@@ -650,6 +650,45 @@ class LastUNet(nn.Module):
         return self.head(self.two(x + skip)).permute(0, 3, 1, 2)
 
 
+class TestSkipsFirst:
+    """A decoder that is given the encoder's features before what it goes up from."""
+
+    def test_a_decoder_of_two_levels_is_opened(self) -> None:
+        class Up(nn.Module):
+            def __init__(self, inputs: int, outputs: int) -> None:
+                super().__init__()
+                self.up, self.conv = nn.Upsample(scale_factor=2), conv(inputs + outputs, outputs)
+
+            def forward(self, skip: Tensor, x: Tensor) -> Tensor:
+                return self.conv(torch.cat([skip, self.up(x)], 1))
+
+        class Decoder(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.blocks = nn.ModuleList([Up(32, 16), Up(16, 8)])
+
+            def forward(self, skips: list[Tensor], x: Tensor) -> Tensor:
+                for block, skip in zip(self.blocks, reversed(skips), strict=True):
+                    x = block(skip, x)
+                return x
+
+        class Network(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.one, self.two, self.mid = conv(3, 8), conv(8, 16), conv(16, 32)
+                self.pool, self.decoder, self.head = nn.MaxPool2d(2), Decoder(), nn.Conv2d(8, 1, 1)
+
+            def forward(self, x: Tensor) -> Tensor:
+                one = self.one(x)
+                two = self.two(self.pool(one))
+                return self.head(self.decoder([one, two], self.mid(self.pool(two))))
+
+        assert rows(pair(Network(), torch.zeros(1, 3, 16, 24))) == [
+            ("1", "one", "decoder.blocks.1", 8, 8),
+            ("1/2", "two", "decoder.blocks.0", 16, 16),
+        ]
+
+
 class TestChannelsLast:
     @pytest.mark.parametrize("shape", [(16, 24), (8, 8)])  # as many positions as channels, too
     def test_maps_are_paired_and_read_channels_first(self, shape: tuple[int, int]) -> None:

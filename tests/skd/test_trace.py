@@ -439,6 +439,28 @@ class TestRestoring:
         record = dry_run(model, torch.zeros(2, 3)).find("0")
         assert (record.input_shape, record.output_shape) == ((1, 3), (1, 2))
 
+    def test_a_network_that_attaches_hooks_in_its_first_run_attaches_them_once(self) -> None:
+        class Watching(nn.Module):
+            """As networks of transformers do, to collect what their layers return."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer, self.seen = nn.Linear(2, 2), list[Tensor]()
+
+            def forward(self, x: Tensor) -> Tensor:
+                if not getattr(self, "is_watching", False):
+                    self.layer.register_forward_hook(lambda *_: self.seen.append(x))
+                    self.is_watching = True
+                return self.layer(x)
+
+        model = Watching()
+        dry_run(model, torch.zeros(1, 2))
+        assert not model.layer._forward_hooks
+        model.seen.clear()
+        model(torch.zeros(1, 2))
+        model(torch.zeros(1, 2))
+        assert len(model.seen) == 2
+
 
 class TestFailures:
     def test_the_error_is_the_users_own_and_names_the_layer(self) -> None:
