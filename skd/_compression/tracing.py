@@ -124,7 +124,7 @@ class _Watch(TorchFunctionMode):
 
 def _with_gradient(func: Any, args: Any, kwargs: Any) -> Any:
     """The function, followed also where the network itself says no_grad, as tables of positions do."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or func is torch._C._set_grad_enabled:  # the end of no_grad has to last
         return func(*args, **kwargs)
     try:
         with torch.enable_grad():

@@ -43,6 +43,31 @@ def test_a_flattened_map_keeps_its_positions_together() -> None:
     assert open_widths(groups_of(net, torch.randn(2, 1, 6, 6))) == [5, 6]
 
 
+class Placed(nn.Module):
+    """Positions are added without a gradient, by a decorated function and in a block, as tables of sines are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.middle, self.tail = nn.Linear(3, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+        self.table = nn.Parameter(torch.randn(5, 8))
+
+    @torch.no_grad()
+    def places(self, x: Tensor) -> Tensor:
+        return self.table[: x.shape[1]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.middle(self.head(x) + self.places(x)))
+        with torch.no_grad():
+            scale = torch.ones_like(x)
+        out: Tensor = self.tail(x * scale)
+        return out
+
+
+def test_what_a_network_computes_without_gradient_hides_nothing() -> None:
+    assert open_widths(groups_of(Placed(), torch.randn(2, 4, 3))) == [6, 8]
+    assert torch.is_grad_enabled()
+
+
 class Shared(nn.Module):
     """One convolution runs twice, and two others share a weight."""
 
