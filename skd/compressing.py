@@ -18,7 +18,7 @@ from skd._compression.outcome import output_energy
 from skd._compression.plan import Plan, given_widths, names_of, pair_widths
 from skd._compression.projection import project
 from skd._compression.result import Compressed, Row
-from skd.errors import ArgumentError
+from skd.errors import ArgumentError, CompressionError
 from skd.spectra import Spectra
 
 __all__ = ["Compressed", "compress"]
@@ -155,8 +155,15 @@ def compress(
         teacher, found.groups, found.choices, chosen, found.wanted, found.moments, lifted=start == "projected"
     )
     if factory is None:
-        with norms_following(student):
-            run_once(*source.example(teacher))(student)
+        try:
+            with norms_following(student):
+                run_once(*source.example(teacher))(student)
+        except Exception as error:
+            raise CompressionError(
+                "the student doesn't run",
+                got=f"{type(error).__name__}: {' '.join(str(error).split())}",
+                remedy="give build=…, a function from widths to a narrower network",
+            ) from error
     else:
         student = factory.filled(plan.picked, student)
     restore(student).eval()

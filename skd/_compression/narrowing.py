@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -130,7 +132,7 @@ def find_breaking(
         trial = queue.pop()
         if not trial:
             continue
-        keep = {k: half(groups[k]) for number in trial for k in units[number]}
+        keep = {k: atoms for number in trial for k, atoms in _of_unit(groups, units[number], number).items()}
         reason = _difference(example, groups, keep, run)
         if reason is None:
             continue
@@ -142,12 +144,24 @@ def find_breaking(
     return reasons
 
 
-def half(group: Group) -> Tensor:
-    """About half of the atoms, as many of each cell, scattered."""
-    count = max(1, group.width // group.step // 2)
-    numbers = torch.randperm(group.width, generator=torch.Generator().manual_seed(group.width))
+def half(group: Group, share: Fraction = Fraction(1, 2), seed: int = 0) -> Tensor:
+    """About this share of the atoms, as many of each cell, scattered."""
+    count = max(1, int(group.width // group.step * share))
+    numbers = torch.randperm(group.width, generator=torch.Generator().manual_seed(1000 * seed + group.width))
     chosen = [numbers[group.cells[numbers] == cell][:count] for cell in range(group.step)]
     return torch.cat(chosen).sort().values
+
+
+def _of_unit(groups: Sequence[Group], unit: Sequence[int], number: int) -> dict[int, Tensor]:
+    """What the trial keeps of a unit: half or less, another share than its neighbours, and other atoms.
+
+    Units that only fit each other as they are would otherwise pass for free ones. Within a unit the share is one that
+    all of its groups can have.
+    """
+    parts = math.gcd(*(groups[k].width // groups[k].step for k in unit))
+    most = parts // 2
+    share = Fraction(most - number % most, parts) if most > 0 else Fraction(1, 2)
+    return {k: half(groups[k], share, number) for k in unit}
 
 
 def _difference(model: nn.Module, groups: Sequence[Group], keep: Keep, run: Callable[[nn.Module], Any]) -> str | None:

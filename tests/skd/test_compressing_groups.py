@@ -68,6 +68,30 @@ def test_what_a_network_computes_without_gradient_hides_nothing() -> None:
     assert torch.is_grad_enabled()
 
 
+class Counted(nn.Module):
+    """Forward knows that one layer has as many channels as another, where no operation says so, as SegFormer's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.reduce, self.free = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 8, 2, 2), nn.Conv2d(1, 8, 1)
+        self.norm, self.tail, self.other = nn.LayerNorm(8), nn.Linear(8, 1), nn.Conv2d(8, 1, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        head = self.head(x)
+        tokens = self.reduce(head).reshape(len(x), head.shape[1], -1).transpose(1, 2)
+        out: Tensor = self.tail(self.norm(tokens)).sum((1, 2)) + self.other(self.free(x)).flatten()
+        return out
+
+
+def test_layers_that_only_fit_each_other_as_they_are_stay_whole() -> None:
+    seeded()
+    found = groups_of(Counted(), torch.randn(2, 1, 4, 4))
+    assert open_widths(found) == [8]
+    assert next(name for name, (_, whole) in found.items() if whole is None).startswith("free")
+    done = compress(Counted().eval(), None, data=noise(8, 1, 4, 4, count=2), ratio=1.1)
+    assert done.student(torch.zeros(2, 1, 4, 4)).shape == (2,)
+
+
 class Shared(nn.Module):
     """One convolution runs twice, and two others share a weight."""
 
