@@ -19,14 +19,15 @@ author = "The skd authors"
 release = version = skd.__version__
 
 extensions = [
+    "formulas",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "examples"]  # the examples are read as docs/gallery, with their output
 default_role = "code"  # a single backtick in a docstring is a name
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"skd {release}"
 html_show_copyright = False  # the licence says it
