@@ -33,6 +33,7 @@ html_title = f"skd {release}"
 html_show_copyright = False  # the licence says it
 html_static_path = ["_static"]
 html_css_files = ["skd.css"]
+html_favicon = "_static/skd.svg"
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
@@ -45,6 +46,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "remove_config_comments": True,
     "plot_gallery": True,
+    "write_computation_times": False,  # a page of no use to readers, whose table comes from a foreign server
 }
 linkcheck_timeout = 20
 linkcheck_workers = 2
@@ -57,16 +59,19 @@ napoleon_use_ivar = True  # an attribute is described in its class, and not a se
 napoleon_use_rtype = False
 suppress_warnings = ["ref.python"]  # types are prose, such as "(C, width)", and no references
 
+_INITIAL = re.compile(r"^(\s*[A-Z])\. (?=\S)")  # of an author at the beginning of a paragraph, which reST takes for a list's
 _ABSOLUTE = re.compile(r"(?<!\\)\|(\S[^|]*)\|")  # |s − t|, which reST takes for a substitution; \| is in formulas
 
 
-def escape_bars(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Let a docstring write an absolute value as it is written."""
-    lines[:] = [line if ">>>" in line else _ABSOLUTE.sub(r"\\|\1\\|", line) for line in lines]
+def escape(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Let a docstring write absolute values and authors' names as they are written."""
+    for k, line in enumerate(lines):
+        if ">>>" not in line:
+            lines[k] = _INITIAL.sub(r"\1\\. ", _ABSOLUTE.sub(r"\\|\1\\|", line))
 
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
-    app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-docstring", escape)
     app.connect("source-read", draw)
     app.connect("builder-inited", draw_figures)
