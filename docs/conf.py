@@ -59,7 +59,7 @@ napoleon_use_ivar = True  # an attribute is described in its class, and not a se
 napoleon_use_rtype = False
 suppress_warnings = ["ref.python"]  # types are prose, such as "(C, width)", and no references
 
-_INITIAL = re.compile(r"^(\s*[A-Z])\. (?=\S)")  # of an author at the beginning of a paragraph, which reST takes for a list's
+_INITIAL = re.compile(r"^(\s*[A-Z])\. (?=\S)")  # of an author where a paragraph begins: reST takes it for a list's
 _ABSOLUTE = re.compile(r"(?<!\\)\|(\S[^|]*)\|")  # |s − t|, which reST takes for a substitution; \| is in formulas
 
 
