@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1]
 
 from drawn import draw
 from figures import draw_figures
+from sphinx.util import logging
 
 project = "skd"
 author = "The skd authors"
@@ -70,8 +72,25 @@ def escape(app: object, what: str, name: str, thing: object, options: object, li
             lines[k] = _INITIAL.sub(r"\1\\. ", _ABSOLUTE.sub(r"\\|\1\\|", line))
 
 
+def find_own(app: Any, env: Any, node: Any, text: Any) -> Any:
+    """Lead `skd.compress` to where it is described, as `skd.compressing.compress`; a warning if it is nowhere."""
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or target.partition(".")[0] not in ("skd", "kbstyle_example"):
+        return None
+    try:
+        thing = pkgutil.resolve_name(target)
+        made = f"{thing.__module__}.{thing.__qualname__}"
+        found = env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, node["reftype"], made, node, text)
+    except (ImportError, AttributeError):
+        found = None
+    if found is None:
+        logging.getLogger(__name__).warning("no page describes %s", target, location=node)
+    return found
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", escape)
+    app.connect("missing-reference", find_own)
     app.connect("source-read", draw)
     app.connect("builder-inited", draw_figures)

@@ -31,7 +31,10 @@ def page_table(text: str) -> str:
     title, head, *lines = text.splitlines()
     heading, _, about = title.partition(": ")
     rows = [re.split(r" {2,}", line.strip()) for line in (head, *lines) if not line.startswith("  note: ")]
-    rows = [["–" if cell == "-" else re.sub(r"^-", "−", cell) for cell in row] for row in rows]
+    rows = [
+        ["–" if cell == "-" else re.sub(r"^-", "−", cell).replace(" ± ", "\u00a0±\u00a0") for cell in row]
+        for row in rows
+    ]
     if {len(row) for row in rows} != {len(rows[0])}:
         raise ValueError(f"the rows of {title!r} have different numbers of cells")
     notes = "; ".join(line.removeprefix("  note: ") for line in lines if line.startswith("  note: "))
