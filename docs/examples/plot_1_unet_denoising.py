@@ -145,9 +145,9 @@ with torch.no_grad():
 # %%
 # What came out
 # -------------
-# The figures are means over the sixteen crops. From the beginning to "distilled" is what the teacher has taught, without
-# a clean picture. With clean pictures the control does about as well here, and needs no teacher, so train one like it on
-# your task, too, before you say what distillation is worth.
+# The figures are means over the sixteen crops. From the beginning to "distilled" is what the teacher has taught,
+# without a clean picture. With clean pictures the control does about as well here, and needs no teacher, so train one
+# like it on your task, too, before you say what distillation is worth.
 
 answers["clean"] = clean
 shown = int(clean.std((1, 2, 3)).argmax())  # of the crops the one with the most in it
