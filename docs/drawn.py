@@ -28,14 +28,36 @@ def list_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([".. list-table::", "   :header-rows: 1", "", *cells])
 
 
+def page_table(text: str) -> str:
+    """A table that was written for a terminal: its title is a heading, its notes follow."""
+    title, head, *lines = text.splitlines()
+    heading, _, about = title.partition(": ")
+    rows = [re.split(r" {2,}", line.strip()) for line in (head, *lines) if not line.startswith("  note: ")]
+    rows = [
+        ["–" if cell == "-" else re.sub(r"^-", "−", cell).replace(" ± ", "\u00a0±\u00a0") for cell in row]
+        for row in rows
+    ]
+    if {len(row) for row in rows} != {len(rows[0])}:
+        raise ValueError(f"the rows of {title!r} have different numbers of cells")
+    notes = "; ".join(line.removeprefix("  note: ") for line in lines if line.startswith("  note: "))
+    heading = heading[0].upper() + heading[1:]
+    return "\n\n".join((f"**{heading}**: {about}", list_table(rows[0], rows[1:]), f"{notes[0].upper()}{notes[1:]}."))
+
+
+def figure(value: float) -> str:
+    """Three digits that count, and no power of ten where thousands say it."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
 def zoo_row(name: str, found: Mapping[str, Any]) -> list[str]:
     """A network of benchmarks/results/zoo.json."""
     made, (before, after) = found["compress"], found["loss"]
     sizes = ["–"] * 4
     if "refused" not in made:
-        sizes = [*(f"{made[key]:,}" for key in ("teacher", "budget", "bytes")), f"{made['energy']:.0%}"]
+        energy = f"{made['energy']:.0%}".replace("-", "−")
+        sizes = [*(f"{made[key]:,}" for key in ("teacher", "budget", "bytes")), energy]
     alone = "same" if found["alone"] == 0 else f"{found['alone']:.1g} off"
-    return [name, *sizes, f"{before:.3g} → {after:.3g}", found["graph"].partition(":")[0], alone]
+    return [name, *sizes, f"{figure(before)} → {figure(after)}", found["graph"].partition(":")[0], alone]
 
 
 def zoo_tables() -> dict[str, str]:
@@ -73,8 +95,7 @@ def ablation_marks() -> dict[str, str]:
 def worth_marks() -> dict[str, str]:
     """What worth.rst shows, of what was measured."""
     report = json.loads((BENCHMARKS / "results" / "worth.json").read_text(encoding="utf-8"))
-    drawn = "\n\n".join(worth.table(report))
-    return {"tables": textwrap.indent(drawn, "   ")}
+    return {"tables": "\n\n".join(map(page_table, worth.table(report)))}
 
 
 def compress_marks() -> dict[str, str]:
@@ -189,6 +210,7 @@ def theory_marks() -> dict[str, str]:
     }
     entries = []
     for name, (source, *said) in published.items():
+        source = re.sub(r"^([A-Z])\.", r"\1\\.", source)  # an author's initial, which reST takes for a list's
         paragraphs = [" ".join(text.split()) for text in (source, *(said or ["No deviation is known."]))]
         entries.append(f":class:`~skd.methods.{name}`\n" + textwrap.indent("\n\n".join(paragraphs), "   "))
     return {"deviations": "\n\n".join(entries), "methods": str(len(published))}

@@ -99,7 +99,7 @@ def tiles_figure() -> Figure:
         apart = np.empty_like(whole)
         for top, left, bottom, right, _ in tiles(128, 192, side=side, margin=0):
             apart[top:bottom, left:right] = _array(network.render(content[..., top:bottom, left:right], code))
-    figure = Figure(figsize=(8, 2.3), layout="constrained")
+    figure = Figure(figsize=(8, 1.95), layout="constrained")
     shown = {
         "photograph": photograph,
         "painted whole": whole,

@@ -36,7 +36,7 @@ photographs = [opened(f"content/{name}.jpg") for name in ("chelsea_cat", "coffee
 paintings = [opened(f"style/{name}.jpg") for name in ("cafe_terrace_at_night", "harvest", "church_at_auvers")]
 
 # %%
-# :func:`~kbstyle_example.stylize` takes paths, pictures, arrays and tensors.
+# ``kbstyle_example.stylize`` takes paths, pictures, arrays and tensors.
 
 figure, panels = plt.subplots(3, 4, figsize=(9, 6.9), layout="constrained")
 for axes in panels.flat:

@@ -110,7 +110,7 @@ for k, (_name, values) in enumerate(ends.items()):
 axes.set_yticks(range(len(ends)), list(ends))
 axes.set_ylim(-0.5, len(ends) - 0.5)
 axes.invert_yaxis()
-axes.set_xlabel("squared difference from the teacher's pictures, held out (smaller is better); a point a seed")
+axes.set_xlabel("squared difference from the teacher's pictures, held out\n(smaller is better; a point a seed)")
 plt.show()
 
 # %%
