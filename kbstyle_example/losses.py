@@ -1,6 +1,6 @@
 """What a style-transfer network is trained on, under any perceptual network: content, style, and what it imitates.
 
-Style, at each layer l of the perceptual network, with o the result and s the painting:
+Style, at each layer l of the perceptual network, with o the result and s the painting::
 
     L_l = [ mean_c (μ_o − μ_s)² + mean_c (σ_o − σ_s)² ] / mean_c (μ_s² + σ_s²)        moments
     K_l = ‖Cov(o) − Cov(s)‖²_F / ‖Cov(s)‖²_F                                          covariance
@@ -14,7 +14,7 @@ Dividing by the painting's own energy makes the layers comparable (raw VGG featu
 between layers), so that the weights alone say what a layer counts. The abstract of the KBStyle paper speaks of a
 weighted style loss and gives no formula: this one is ours.
 
-With a guide, another network whose pictures t are imitated, and F_l the features:
+With a guide, another network whose pictures t are imitated, and F_l the features::
 
     imitation = p · mean |o − t| + Σ_l f_l ‖F_l(o) − F_l(t)‖² / ‖F_l(t)‖²
 

@@ -57,7 +57,7 @@ def compress(
     One pass over the data measures what every layer reads. Widths are given where they keep the most of that under the
     budget: the sum over all layers of the logarithm of the energy kept. Of a group, those channels are kept that
     explain the others best (pivoted Cholesky), and what the others were is folded into the layers that read them, by
-    least squares; see DESIGN 6.5.
+    least squares.
 
     Parameters
     ----------
@@ -167,6 +167,9 @@ def compress(
     else:
         student = factory.filled(plan.picked, student)
     restore(student).eval()
+    if not any(parameter.requires_grad for parameter in teacher.parameters()):  # as `Distiller` leaves a teacher
+        for parameter in student.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
     names = names_of(found)
     notes = [
         f"{names[k]}: narrowed by build, though it is {reason}"

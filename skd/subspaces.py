@@ -126,7 +126,7 @@ class PairSpectra:
         return "own" if self.cross is None else "linked"
 
     def shared_matrix(self, *, companions: bool = False) -> Tensor:
-        """(C, C) matrix M = ½ [Cov(E) / tr Cov(E) + Cov(D) / tr Cov(D)], of trace 1 (DESIGN §6.2).
+        """(C, C) matrix M = ½ [Cov(E) / tr Cov(E) + Cov(D) / tr Cov(D)], of trace 1.
 
         Parameters
         ----------

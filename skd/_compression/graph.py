@@ -14,6 +14,7 @@ from skd._compression.layers import Port, ports_of
 from skd.taps import Tap
 
 # Operations that treat all channels alike and linearly, so that channels may be mixed before or after them.
+MOST = 200  # links followed for each channel of a layer; networks whose channels can be told have about ten
 LINEAR = (
     "Add",
     "AdaptiveAvgPool",
@@ -114,6 +115,7 @@ class Flood:
         One channel that meets many is broadcast over them, and not the first of them: there the way ends.
         """
         seen: dict[tuple[int, str], set[int]] = defaultdict(set)
+        left = most = MOST * sum(self.seeds.values())
         for single in (False, True):
             work = [(key, list(range(width))) for key, width in self.seeds.items() if (width == 1) is single]
             for key, channels in work:
@@ -121,6 +123,9 @@ class Flood:
             while work:
                 key, channels = work.pop()
                 for target, linked in self._step(key, channels):
+                    left -= len(linked)
+                    if left < 0:
+                        raise RecursionError(f"channels that lead to ever more channels, over {most:,} steps")
                     if {1} == {self.seeds.get(target)} != {len(seen[key])} or (single and len(seen[target]) > 1):
                         continue
                     for one, other in linked:

@@ -41,13 +41,17 @@ class Compressed:
     Attributes
     ----------
     student : nn.Module
-        A plain module, in eval mode.
+        A plain module, in eval mode. What is frozen in the teacher is frozen in it, unless all of the teacher is.
     widths : dict of str to int
         Of the groups that could be narrowed, by name; `compress(widths=…)` makes the same network again.
     rows : tuple of Row
         One a group.
-    bytes, budget, teacher_bytes : int
-        Of the student's file in `dtype`; what it was allowed; of the teacher's file.
+    bytes : int
+        Of the student's file in `dtype`.
+    budget : int
+        What it was allowed.
+    teacher_bytes : int
+        Of the teacher's file.
     next_bytes : int or None
         The smallest file above this one, one step wider in a single group; None where all are whole.
     output_energy : float

@@ -75,6 +75,7 @@ def trace_channels(
         try:
             graph.build_dependency(twin, None, forward_fn=run, output_transform=_outputs, verbose=False)
             correct(graph, watch.joins)
+            flood = Flood(graph, twin, watch.given)
         except Exception as error:
             dry_run(model, args if not kwargs else dict(kwargs))  # which names the layer where the forward itself fails
             raise CompressionError(
@@ -82,9 +83,7 @@ def trace_channels(
                 got=f"{type(error).__name__}: {error}",
                 remedy="give build=…, a function from widths to a narrower network",
             ) from error
-    return Flood(graph, twin, watch.given).graph(
-        {tap: features[key] for tap, key in zip(taps, reader.taps, strict=True)}
-    )
+    return flood.graph({tap: features[key] for tap, key in zip(taps, reader.taps, strict=True)})
 
 
 class _Watch(TorchFunctionMode):
