@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,8 @@ def runtime_folder(given: str | os.PathLike[str] | None = None) -> Path:
     return folder
 
 
-def _missing(folder: Path) -> list[str]:
-    return [name for name in WEBASSEMBLY if not (folder / name).is_file()]
+def _missing(folder: Path, names: Sequence[str] = WEBASSEMBLY) -> list[str]:
+    return [name for name in names if not (folder / name).is_file()]
 
 
 def _cache() -> Path:
