@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import http.server
+import importlib
 import io
 import os
 import shutil
@@ -509,6 +513,73 @@ def test_nothing_is_asked_for_and_it_works_offline(chromium: Any) -> None:
     apart = np.abs(np.asarray(found.convert("RGB"), int) - np.asarray(stylize(photograph, like), int))
     assert apart.max() <= 2
     context.close()
+
+
+# --- inside the docs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "docs")
+    monkeypatch.setattr(webpage, "runtime_folder", lambda: RUNTIME)
+    return importlib.import_module("web_page")
+
+
+def docs_of(inside: Any, folder: Path) -> Path:
+    """A page with the button, and what it opens."""
+    made = folder / "web.html"
+    head = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
+    made.write_text(f'{head}<div class="kbstyle-page"><img alt="">{inside.opened()}</div>', encoding="utf-8")
+    webpage.write_site(folder / inside.FOLDER, RUNTIME)
+    return made
+
+
+def test_the_docs_load_it_when_they_are_asked_to(chromium: Any, inside: Any, tmp_path: Path) -> None:
+    docs_of(inside, tmp_path)
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):  # of static files, as docs are served: without headers
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    handler = functools.partial(Handler, directory=str(tmp_path))
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        page = context.new_page()
+        page.goto(f"http://localhost:{made.server_address[1]}/web.html", wait_until="networkidle")
+        assert asked == ["/web.html"]
+        photograph, like = scene(48, 40), scene(64, 64, seed=1)
+        wanted = np.asarray(stylize(photograph, like), int)
+        for loaded in (True, False):  # the second time the copy that the browser keeps answers
+            page.click("text=Open the page here")
+            page.wait_for_selector("iframe")
+            frame = page.frames[-1]
+            frame.wait_for_selector('html[data-offline="ready"]', timeout=WAIT)
+            assert frame.evaluate("() => document.documentElement.scrollWidth") <= 390
+            for kind, picture in (("painting", like), ("photograph", photograph)):
+                before = turn(frame)
+                give(frame, kind, png(picture), f"{kind}.png")
+                waited(frame, before)
+            found = frame.evaluate("() => document.getElementById('after').toDataURL().split(',')[1]")
+            found = np.asarray(Image.open(io.BytesIO(base64.b64decode(found))).convert("RGB"), int)
+            assert np.abs(found - wanted).max() <= 2
+            assert page.locator("img").count() == 0  # it stands in the picture's place
+            assert any(path.endswith(".wasm") for path in asked) == loaded
+            asked.clear()
+            page.reload()
+        made.shutdown()
+        thread.join()
+    context.close()
+
+
+def test_docs_opened_from_the_disk_say_what_to_do(chromium: Any, inside: Any, tmp_path: Path) -> None:
+    made, page = docs_of(inside, tmp_path), chromium.new_page()
+    page.goto(made.as_uri())
+    assert "python -m http.server --directory" in page.inner_text(".kbstyle-open")
+    assert page.locator("button").count() == 0
+    page.close()
 
 
 # --- how it looks ----------------------------------------------------------------------------------------------------
