@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -129,8 +130,8 @@ def written(
             continue
         ending = FORMATS[name]
         try:
-            one_size = name in ("executorch", "coreml")
-            given = [noise(size) for size in (SIZES if one_size else ((104, 72),))]
+            one_size = name == "executorch"
+            given = [noise(size) for size in (SIZES if one_size else SIZES[:1] if name == "coreml" else ((104, 72),))]
             paths = [folder / f"{name}{k if one_size else ''}{ending}" for k in range(len(given))]
             done = [export(whole, each, path, tolerance=APART) for each, path in zip(given, paths, strict=True)]
             files[name] = dict(zip(labels, paths if one_size else paths * len(labels), strict=True))
@@ -260,20 +261,24 @@ def judged(files: Mapping[str, Path], data: Path, count: int, size: int) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="(%(default)s)")
-    parser.add_argument("--pairs", type=int, default=24, help="to judge (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="(%(default)s)")
+    parser.add_argument("--pairs", type=int, default=16, help="to judge (%(default)s)")
     parser.add_argument("--size", type=int, default=384, help="of those, a side (%(default)s)")
-    parser.add_argument("--data", type=Path, help="folder with pictures and perceptual networks")
+    data = os.environ.get("SKD_DATA")
+    parser.add_argument(
+        "--data", type=Path, default=data, help="folder with pictures and perceptual networks (the variable SKD_DATA)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as place:
         files, sizes, missing, losses = written(Path(place))
         rows = []
         for size in SIZES:
             label = "×".join(map(str, size))
             runs = {"torch": of_torch(Path())}
-            runs |= {name: READERS[name](paths[label]) for name, paths in files.items() if name in READERS}
+            runs |= {name: READERS[name](files[name][label]) for name in READERS if name in files}
             rows.append({"size": list(size), "formats": beside_torch(runs, size, options.rounds)})
             print(json.dumps(rows[-1]), flush=True)
         last = "×".join(map(str, SIZES[-1]))
@@ -282,6 +287,7 @@ def main() -> None:
         report: dict[str, Any] = {
             "command": "python -m benchmarks.exports",
             "rounds": options.rounds,
+            "load": round(load, 1),
             **surroundings(),
             "runtimes": {
                 each.metadata["Name"]: each.version

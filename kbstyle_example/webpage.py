@@ -110,7 +110,8 @@ def _fetched(folder: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, cwd=scratch, check=False)
         packed = sorted(Path(scratch).glob("*.tgz"))
         if done.returncode or len(packed) != 1:
-            said = " ".join((done.stderr or done.stdout).replace("npm error", "").split())[:300]
+            said, _, _ = (done.stderr or done.stdout).partition("\nnpm error     at ")  # where in npm's own code
+            said = " ".join(said.replace("npm error", "").split())[:300]
             raise ProcessError(f"npm can't fetch {RUNTIME}", got=said or f"exit code {done.returncode}", remedy=PLACES)
         unpack_runtime(packed[0], Path(scratch, "runtime"))
         shutil.rmtree(folder, ignore_errors=True)
