@@ -6,7 +6,8 @@ and each ratio is taken within a round. Memory is what a process of its own take
 it read the file.
 
 With ``--data`` (a folder with content_large, style_large and weights) the formats of fewer bits are judged, too: by
-what they lose of the picture, and in style and content distance. What isn't installed is left out and said so.
+what they lose of the picture, and in style and content distance. What can't be measured, as its runtime isn't installed
+or no pictures are given, is taken from the report that is there, which then says so.
 """
 
 from __future__ import annotations
@@ -259,6 +260,29 @@ def judged(files: Mapping[str, Path], data: Path, count: int, size: int) -> dict
     return {"pairs": count, "size": size, "networks": [net.name for net in networks], "means": means}
 
 
+def completed(report: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """The report, and what couldn't be measured here as an earlier one has it; `earlier` says what, why, and of which
+    code that is."""
+    found: dict[str, dict[str, str]] = {}
+    for name in [name for name in earlier.get("bytes", {}) if name not in report["bytes"]]:
+        why = report["missing"].pop(name, None) or report["missing"].get("onnx", "it isn't measured any more")
+        found[name] = {"why": why, "code": earlier["code"]}
+        for key in ("bytes", "peak_mib", "losses"):
+            if name in earlier[key]:
+                report[key][name] = earlier[key][name]
+        for row in report["rows"]:
+            for old in earlier["rows"]:
+                if old["size"] == row["size"] and name in old["formats"]:
+                    row["formats"][name] = old["formats"][name]
+    if "judged" not in report and "judged" in earlier:
+        found["judged"] = {"why": "no --data was given", "code": earlier["code"]}
+        report["judged"] = earlier["judged"]
+    for name, said in found.items():  # it may have been kept before
+        said["code"] = earlier.get("earlier", {}).get(name, said)["code"]
+    runtimes = {**earlier.get("runtimes", {}), **report["runtimes"]} if found else report["runtimes"]
+    return {**report, "runtimes": runtimes, "earlier": found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15, help="(%(default)s)")
@@ -272,6 +296,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
+    earlier = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     with tempfile.TemporaryDirectory() as place:
         files, sizes, missing, losses = written(Path(place))
         rows = []
@@ -304,6 +329,9 @@ def main() -> None:
             onnx = {name: paths[last] for name, paths in files.items() if name.startswith("onnx")}
             report["judged"] = judged(onnx, options.data, options.pairs, options.size)
             print(json.dumps(report["judged"]["means"], indent=1), flush=True)
+    report = completed(report, earlier)
+    for name, said in report["earlier"].items():
+        print(f"{name} is as it was measured at {said['code']}: {said['why']}", flush=True)
     write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
 
 

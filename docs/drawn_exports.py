@@ -24,6 +24,7 @@ def export_marks() -> dict[str, str]:
         "rounds": str(report["rounds"]),
         "machine": report["machine"],
         "runtimes": ", ".join(f"{name} {version}" for name, version in sorted(report["runtimes"].items())),
+        "earlier": _earlier(report.get("earlier", {})),
         "pairs": str(report["judged"]["pairs"]),
         "side": str(report["judged"]["size"]),
         "layers": str(len(wide["weights"])),
@@ -48,6 +49,13 @@ def _formats(report: dict[str, Any]) -> str:
         rows.append([name, f"{report['bytes'][name]:,}" if name in report["bytes"] else "–", *apart])
         rows[-1] += [spread if name != "torch" else "1", "–" if peak is None else str(peak)]
     return _table(head, rows)
+
+
+def _earlier(kept: dict[str, dict[str, str]]) -> str:
+    if not kept:
+        return "All was measured in one run."
+    told = (f"{name} at {said['code']} ({said['why'].rstrip('.')})" for name, said in kept.items())
+    return f"From an earlier run: {'; '.join(told)}."
 
 
 def _bits(report: dict[str, Any]) -> str:

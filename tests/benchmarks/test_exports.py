@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,54 @@ def test_noise_has_the_size(exports: ModuleType) -> None:
     content, style = exports.noise((40, 24))
     assert content.shape == style.shape == (1, 3, 24, 40)
     assert not torch.equal(content, style)
+
+
+def report(code: str, names: str, *, judged: bool = False, sizes: tuple[int, ...] = (8, 16)) -> dict[str, Any]:
+    """Of formats that are called by a letter, each with its own figures."""
+    made: dict[str, Any] = {
+        "code": code,
+        "runtimes": {f"{name} runtime": code for name in names},
+        "bytes": {name: ord(name) for name in names},
+        "missing": {},
+        "rows": [{"size": [n, n], "formats": {name: f"{name} {n} {code}" for name in names}} for n in sizes],
+        "peak_mib": dict.fromkeys(names.replace("c", ""), 1),
+        "losses": {},
+    }
+    return {**made, "judged": f"by {code}"} if judged else made
+
+
+def test_what_is_missing_is_kept_and_says_so(exports: ModuleType) -> None:
+    old, new = report("old", "abc", judged=True, sizes=(16, 8)), report("new", "ab")
+    new["missing"] = {"c": "c isn't installed", "d": "nor is d"}
+    done = exports.completed(new, old)
+    assert done["earlier"] == {
+        "c": {"why": "c isn't installed", "code": "old"},
+        "judged": {"why": "no --data was given", "code": "old"},
+    }
+    assert [row["formats"] for row in done["rows"]] == [
+        {"a": f"a {n} new", "b": f"b {n} new", "c": f"c {n} old"} for n in (8, 16)
+    ]
+    assert (done["bytes"]["c"], done["judged"], done["missing"]) == (99, "by old", {"d": "nor is d"})
+    assert done["runtimes"] == {"a runtime": "new", "b runtime": "new", "c runtime": "old"}
+    # Kept once more, it still says where it is from.
+    again = exports.completed({**report("newer", "ab"), "missing": {"c": "gone"}}, done)
+    assert again["earlier"]["c"] == {"why": "gone", "code": "old"}
+    assert again["earlier"]["judged"]["code"] == "old"
+    assert again["rows"][0]["formats"]["a"] == "a 8 newer"
+
+
+def test_what_is_whole_keeps_nothing(exports: ModuleType) -> None:
+    whole = report("new", "abc", judged=True)
+    for earlier in ({}, report("old", "abc", judged=True)):
+        assert exports.completed(dict(whole), earlier) == {**whole, "earlier": {}}
+
+
+def test_the_page_says_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    drawn = importlib.import_module("drawn_exports")
+    assert drawn._earlier({}) == "All was measured in one run."
+    said = drawn._earlier({"ncnn": {"why": "it isn't installed.", "code": "1f2"}})
+    assert said == "From an earlier run: ncnn at 1f2 (it isn't installed)."
 
 
 def test_the_committed_figures_keep_what_is_promised() -> None:
