@@ -35,13 +35,14 @@ from kbstyle_example.files import write_atomically
 from kbstyle_example.graphs import APART, Whole
 from kbstyle_example.quantising import halved, quantised, session, signal_to_noise
 from kbstyle_example.rounding import BUDGET, CALIBRATION, INT8, calibration_pictures
-from kbstyle_example.weights_file import load_weights
+from kbstyle_example.weights_file import bundled, load_weights
 from skd.errors import ExportError, MissingExtraError
 from skd.exporting import export
 
 RESULTS = Path(__file__).parent / "results" / "exports.json"
 SIZES = ((256, 256), (512, 384), (1280, 720))  # width and height
 RUNTIMES = ("onnxruntime", "openvino", "ncnn", "pnnx", "executorch", "coremltools")
+WEIGHTS = ("kbstyle", "kbstyle-float16", "kbstyle-int8")  # bundled, as safetensors
 Run = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -94,7 +95,12 @@ def of_executorch(path: Path) -> Run:
 
 
 def of_torch(_: Path) -> Run:
-    whole: Run = Whole(load_weights("kbstyle")).eval()
+    return of_weights("kbstyle")
+
+
+def of_weights(name: str) -> Run:
+    """Torch with bundled weights; they are widened to float32 when they are read."""
+    whole: Run = Whole(load_weights(name)).eval()
     return whole
 
 
@@ -234,13 +240,15 @@ def judged(files: Mapping[str, Path], data: Path, count: int, size: int) -> dict
         for kind in ("content_large", "style_large")
     ]
     runs = {name: of_onnx(path) for name, path in files.items()}
+    runs |= {name: of_weights(name) for name in WEIGHTS}
     values: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for one, two in choose_pairs(len(found[0]), len(found[1]), count):
         content, style = square(found[0][one], size), square(found[1][two], size)
         judge = Judge(content, style, networks)
         wanted = runs["onnx"](content, style)
         for name, run in runs.items():
-            got = run(content, style)
+            with torch.inference_mode():
+                got = run(content, style)
             noise_db = signal_to_noise(wanted.numpy(), got.numpy())
             values[name].append({**judge(got), "psnr": noise_db})
     means = {
@@ -257,7 +265,21 @@ def judged(files: Mapping[str, Path], data: Path, count: int, size: int) -> dict
         }
         for name, rows in values.items()
     }
-    return {"pairs": count, "size": size, "networks": [net.name for net in networks], "means": means}
+    return {
+        "pairs": count,
+        "size": size,
+        "code": surroundings()["code"],
+        "networks": [net.name for net in networks],
+        "bytes": {name: bundled()[name].stat().st_size for name in WEIGHTS},
+        "means": means,
+    }
+
+
+def judge(files: Mapping[str, Mapping[str, Path]], options: argparse.Namespace) -> dict[str, Any]:
+    onnx = {name: next(iter(paths.values())) for name, paths in files.items() if name.startswith("onnx")}
+    found = judged(onnx, options.data, options.pairs, options.size)
+    print(json.dumps(found["means"], indent=1), flush=True)
+    return found
 
 
 def completed(report: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,13 +314,20 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=data, help="folder with pictures and perceptual networks (the variable SKD_DATA)"
     )
+    parser.add_argument("--judge", action="store_true", help="judge alone; the rest stays as the report there has it")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.judge and (options.data is None or not options.out.exists()):
+        parser.error(f"--judge needs pictures (--data) and a report to put it into; got {options.data}, {options.out}")
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
     earlier = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     with tempfile.TemporaryDirectory() as place:
-        files, sizes, missing, losses = written(Path(place))
+        files, sizes, missing, losses = written(Path(place), ("onnx",) if options.judge else tuple(FORMATS))
+        if options.judge:
+            report = {**earlier, "judged": judge(files, options)}
+            write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+            return
         rows = []
         for size in SIZES:
             label = "×".join(map(str, size))
@@ -326,9 +355,7 @@ def main() -> None:
             "losses": losses,
         }
         if options.data is not None:
-            onnx = {name: paths[last] for name, paths in files.items() if name.startswith("onnx")}
-            report["judged"] = judged(onnx, options.data, options.pairs, options.size)
-            print(json.dumps(report["judged"]["means"], indent=1), flush=True)
+            report["judged"] = judge(files, options)
     report = completed(report, earlier)
     for name, said in report["earlier"].items():
         print(f"{name} is as it was measured at {said['code']}: {said['why']}", flush=True)
