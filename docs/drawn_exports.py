@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "exports.json"
-BITS = {"onnx": "float32", "onnx-float16": "float16", "onnx-int8": "int8", "onnx-int8-static": "int8, activations too"}
+BITS = {
+    "onnx": "ONNX, float32",
+    "onnx-float16": "ONNX, float16",
+    "onnx-int8": "ONNX, int8",
+    "onnx-int8-static": "ONNX, int8, activations too",
+    "kbstyle": "safetensors, float32",
+    "kbstyle-float16": "safetensors, float16",
+    "kbstyle-int8": "safetensors, int8",
+}
 
 
 def export_marks() -> dict[str, str]:
@@ -61,13 +69,14 @@ def _earlier(kept: dict[str, dict[str, str]]) -> str:
 def _bits(report: dict[str, Any]) -> str:
     networks, means = report["judged"]["networks"], report["judged"]["means"]
     distances = [f"{network}/{what}" for network in networks for what in ("style", "content")]
-    head = ["weights", "bytes", "dB from float32: mean, least"]
+    sizes = report["bytes"] | report["judged"]["bytes"]
+    head = ["file", "bytes", "dB from float32: mean, least"]
     head += [f"{what} distance, {network}" for network, what in (each.split("/") for each in distances)]
     rows = []
     for name, told in BITS.items():
         found = means[name]
         noise = f"{found['psnr']:.1f}, {found['least_psnr']:.1f}" if "psnr" in found else "–"
-        rows.append([told, f"{report['bytes'][name]:,}", noise, *(f"{found[each]:.4f}" for each in distances)])
+        rows.append([told, f"{sizes[name]:,}", noise, *(f"{found[each]:.4f}" for each in distances)])
     return _table(head, rows)
 
 

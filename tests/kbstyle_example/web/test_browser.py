@@ -222,7 +222,7 @@ def emulated(browsers: Any, address: str) -> Iterator[Any]:
 @pytest.mark.skipif(bool(webpage._missing(RUNTIME, webpage.WEBGPU)), reason="the runtime lacks its half for WebGPU")
 def test_the_picture_on_webgpu_is_that_of_python(emulated: Any, address: str) -> None:
     emulated.goto(f"{address}?engine=webgpu")
-    emulated.wait_for_selector(PAINTED, timeout=WAIT)
+    emulated.wait_for_selector(PAINTED, timeout=4 * WAIT)  # every shader is compiled for a processor
     assert emulated.get_attribute("html", "data-engine") == "webgpu"
     assert emulated.inner_text("#status").endswith("· WebGPU")
     assert emulated.is_hidden("#notice")
