@@ -32,7 +32,7 @@ def export_marks() -> dict[str, str]:
         "rounds": str(report["rounds"]),
         "machine": report["machine"],
         "runtimes": ", ".join(f"{name} {version}" for name, version in sorted(report["runtimes"].items())),
-        "earlier": _earlier(report.get("earlier", {})),
+        "earlier": _earlier(report.get("earlier")),
         "pairs": str(report["judged"]["pairs"]),
         "side": str(report["judged"]["size"]),
         "layers": str(len(wide["weights"])),
@@ -59,7 +59,9 @@ def _formats(report: dict[str, Any]) -> str:
     return _table(head, rows)
 
 
-def _earlier(kept: dict[str, dict[str, str]]) -> str:
+def _earlier(kept: dict[str, dict[str, str]] | None) -> str:
+    if kept is None:  # a report that doesn't tell
+        return ""
     if not kept:
         return "All was measured in one run."
     told = (f"{name} at {said['code']} ({said['why'].rstrip('.')})" for name, said in kept.items())

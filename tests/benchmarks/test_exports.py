@@ -98,6 +98,7 @@ def test_what_is_whole_keeps_nothing(exports: ModuleType) -> None:
 def test_the_page_says_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")
     drawn = importlib.import_module("drawn_exports")
+    assert drawn._earlier(None) == ""
     assert drawn._earlier({}) == "All was measured in one run."
     said = drawn._earlier({"ncnn": {"why": "it isn't installed.", "code": "1f2"}})
     assert said == "From an earlier run: ncnn at 1f2 (it isn't installed)."
