@@ -6,7 +6,8 @@ and each ratio is taken within a round. Memory is what a process of its own take
 it read the file.
 
 With ``--data`` (a folder with content_large, style_large and weights) the formats of fewer bits are judged, too: by
-what they lose of the picture, and in style and content distance. What isn't installed is left out and said so.
+what they lose of the picture, and in style and content distance. What can't be measured, as its runtime isn't installed
+or no pictures are given, is taken from the report that is there, which then says so.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -33,13 +35,14 @@ from kbstyle_example.files import write_atomically
 from kbstyle_example.graphs import APART, Whole
 from kbstyle_example.quantising import halved, quantised, session, signal_to_noise
 from kbstyle_example.rounding import BUDGET, CALIBRATION, INT8, calibration_pictures
-from kbstyle_example.weights_file import load_weights
+from kbstyle_example.weights_file import bundled, load_weights
 from skd.errors import ExportError, MissingExtraError
 from skd.exporting import export
 
 RESULTS = Path(__file__).parent / "results" / "exports.json"
 SIZES = ((256, 256), (512, 384), (1280, 720))  # width and height
 RUNTIMES = ("onnxruntime", "openvino", "ncnn", "pnnx", "executorch", "coremltools")
+WEIGHTS = ("kbstyle", "kbstyle-float16", "kbstyle-int8")  # bundled, as safetensors
 Run = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -92,7 +95,12 @@ def of_executorch(path: Path) -> Run:
 
 
 def of_torch(_: Path) -> Run:
-    whole: Run = Whole(load_weights("kbstyle")).eval()
+    return of_weights("kbstyle")
+
+
+def of_weights(name: str) -> Run:
+    """Torch with bundled weights; they are widened to float32 when they are read."""
+    whole: Run = Whole(load_weights(name)).eval()
     return whole
 
 
@@ -129,8 +137,8 @@ def written(
             continue
         ending = FORMATS[name]
         try:
-            one_size = name in ("executorch", "coreml")
-            given = [noise(size) for size in (SIZES if one_size else ((104, 72),))]
+            one_size = name == "executorch"
+            given = [noise(size) for size in (SIZES if one_size else SIZES[:1] if name == "coreml" else ((104, 72),))]
             paths = [folder / f"{name}{k if one_size else ''}{ending}" for k in range(len(given))]
             done = [export(whole, each, path, tolerance=APART) for each, path in zip(given, paths, strict=True)]
             files[name] = dict(zip(labels, paths if one_size else paths * len(labels), strict=True))
@@ -232,13 +240,15 @@ def judged(files: Mapping[str, Path], data: Path, count: int, size: int) -> dict
         for kind in ("content_large", "style_large")
     ]
     runs = {name: of_onnx(path) for name, path in files.items()}
+    runs |= {name: of_weights(name) for name in WEIGHTS}
     values: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for one, two in choose_pairs(len(found[0]), len(found[1]), count):
         content, style = square(found[0][one], size), square(found[1][two], size)
         judge = Judge(content, style, networks)
         wanted = runs["onnx"](content, style)
         for name, run in runs.items():
-            got = run(content, style)
+            with torch.inference_mode():
+                got = run(content, style)
             noise_db = signal_to_noise(wanted.numpy(), got.numpy())
             values[name].append({**judge(got), "psnr": noise_db})
     means = {
@@ -255,25 +265,74 @@ def judged(files: Mapping[str, Path], data: Path, count: int, size: int) -> dict
         }
         for name, rows in values.items()
     }
-    return {"pairs": count, "size": size, "networks": [net.name for net in networks], "means": means}
+    return {
+        "pairs": count,
+        "size": size,
+        "code": surroundings()["code"],
+        "networks": [net.name for net in networks],
+        "bytes": {name: bundled()[name].stat().st_size for name in WEIGHTS},
+        "means": means,
+    }
+
+
+def judge(files: Mapping[str, Mapping[str, Path]], options: argparse.Namespace) -> dict[str, Any]:
+    onnx = {name: next(iter(paths.values())) for name, paths in files.items() if name.startswith("onnx")}
+    found = judged(onnx, options.data, options.pairs, options.size)
+    print(json.dumps(found["means"], indent=1), flush=True)
+    return found
+
+
+def completed(report: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """The report, and what couldn't be measured here as an earlier one has it; `earlier` says what, why, and of which
+    code that is."""
+    found: dict[str, dict[str, str]] = {}
+    for name in [name for name in earlier.get("bytes", {}) if name not in report["bytes"]]:
+        why = report["missing"].pop(name, None) or report["missing"].get("onnx", "it isn't measured any more")
+        found[name] = {"why": why, "code": earlier["code"]}
+        for key in ("bytes", "peak_mib", "losses"):
+            if name in earlier[key]:
+                report[key][name] = earlier[key][name]
+        for row in report["rows"]:
+            for old in earlier["rows"]:
+                if old["size"] == row["size"] and name in old["formats"]:
+                    row["formats"][name] = old["formats"][name]
+    if "judged" not in report and "judged" in earlier:
+        found["judged"] = {"why": "no --data was given", "code": earlier["code"]}
+        report["judged"] = earlier["judged"]
+    for name, said in found.items():  # it may have been kept before
+        said["code"] = earlier.get("earlier", {}).get(name, said)["code"]
+    runtimes = {**earlier.get("runtimes", {}), **report["runtimes"]} if found else report["runtimes"]
+    return {**report, "runtimes": runtimes, "earlier": found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="(%(default)s)")
-    parser.add_argument("--pairs", type=int, default=24, help="to judge (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="(%(default)s)")
+    parser.add_argument("--pairs", type=int, default=16, help="to judge (%(default)s)")
     parser.add_argument("--size", type=int, default=384, help="of those, a side (%(default)s)")
-    parser.add_argument("--data", type=Path, help="folder with pictures and perceptual networks")
+    data = os.environ.get("SKD_DATA")
+    parser.add_argument(
+        "--data", type=Path, default=data, help="folder with pictures and perceptual networks (the variable SKD_DATA)"
+    )
+    parser.add_argument("--judge", action="store_true", help="judge alone; the rest stays as the report there has it")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.judge and (options.data is None or not options.out.exists()):
+        parser.error(f"--judge needs pictures (--data) and a report to put it into; got {options.data}, {options.out}")
     torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+    earlier = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     with tempfile.TemporaryDirectory() as place:
-        files, sizes, missing, losses = written(Path(place))
+        files, sizes, missing, losses = written(Path(place), ("onnx",) if options.judge else tuple(FORMATS))
+        if options.judge:
+            report = {**earlier, "judged": judge(files, options)}
+            write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+            return
         rows = []
         for size in SIZES:
             label = "×".join(map(str, size))
             runs = {"torch": of_torch(Path())}
-            runs |= {name: READERS[name](paths[label]) for name, paths in files.items() if name in READERS}
+            runs |= {name: READERS[name](files[name][label]) for name in READERS if name in files}
             rows.append({"size": list(size), "formats": beside_torch(runs, size, options.rounds)})
             print(json.dumps(rows[-1]), flush=True)
         last = "×".join(map(str, SIZES[-1]))
@@ -282,6 +341,7 @@ def main() -> None:
         report: dict[str, Any] = {
             "command": "python -m benchmarks.exports",
             "rounds": options.rounds,
+            "load": round(load, 1),
             **surroundings(),
             "runtimes": {
                 each.metadata["Name"]: each.version
@@ -295,9 +355,10 @@ def main() -> None:
             "losses": losses,
         }
         if options.data is not None:
-            onnx = {name: paths[last] for name, paths in files.items() if name.startswith("onnx")}
-            report["judged"] = judged(onnx, options.data, options.pairs, options.size)
-            print(json.dumps(report["judged"]["means"], indent=1), flush=True)
+            report["judged"] = judge(files, options)
+    report = completed(report, earlier)
+    for name, said in report["earlier"].items():
+        print(f"{name} is as it was measured at {said['code']}: {said['why']}", flush=True)
     write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
 
 

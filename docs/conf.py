@@ -26,6 +26,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
+    "web_page",
 ]
 exclude_patterns = ["_build", "examples"]  # the examples are read as docs/gallery, with their output
 default_role = "code"  # a single backtick in a docstring is a name

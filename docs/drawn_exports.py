@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "exports.json"
-BITS = {"onnx": "float32", "onnx-float16": "float16", "onnx-int8": "int8", "onnx-int8-static": "int8, activations too"}
+BITS = {
+    "onnx": "ONNX, float32",
+    "onnx-float16": "ONNX, float16",
+    "onnx-int8": "ONNX, int8",
+    "onnx-int8-static": "ONNX, int8, activations too",
+    "kbstyle": "safetensors, float32",
+    "kbstyle-float16": "safetensors, float16",
+    "kbstyle-int8": "safetensors, int8",
+}
 
 
 def export_marks() -> dict[str, str]:
@@ -24,6 +32,7 @@ def export_marks() -> dict[str, str]:
         "rounds": str(report["rounds"]),
         "machine": report["machine"],
         "runtimes": ", ".join(f"{name} {version}" for name, version in sorted(report["runtimes"].items())),
+        "earlier": _earlier(report.get("earlier")),
         "pairs": str(report["judged"]["pairs"]),
         "side": str(report["judged"]["size"]),
         "layers": str(len(wide["weights"])),
@@ -50,16 +59,26 @@ def _formats(report: dict[str, Any]) -> str:
     return _table(head, rows)
 
 
+def _earlier(kept: dict[str, dict[str, str]] | None) -> str:
+    if kept is None:  # a report that doesn't tell
+        return ""
+    if not kept:
+        return "All was measured in one run."
+    told = (f"{name} at {said['code']} ({said['why'].rstrip('.')})" for name, said in kept.items())
+    return f"From an earlier run: {'; '.join(told)}."
+
+
 def _bits(report: dict[str, Any]) -> str:
     networks, means = report["judged"]["networks"], report["judged"]["means"]
     distances = [f"{network}/{what}" for network in networks for what in ("style", "content")]
-    head = ["weights", "bytes", "dB from float32: mean, least"]
+    sizes = report["bytes"] | report["judged"]["bytes"]
+    head = ["file", "bytes", "dB from float32: mean, least"]
     head += [f"{what} distance, {network}" for network, what in (each.split("/") for each in distances)]
     rows = []
     for name, told in BITS.items():
         found = means[name]
         noise = f"{found['psnr']:.1f}, {found['least_psnr']:.1f}" if "psnr" in found else "–"
-        rows.append([told, f"{report['bytes'][name]:,}", noise, *(f"{found[each]:.4f}" for each in distances)])
+        rows.append([told, f"{sizes[name]:,}", noise, *(f"{found[each]:.4f}" for each in distances)])
     return _table(head, rows)
 
 

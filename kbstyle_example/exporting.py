@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kbstyle_example.files import writable_folder
@@ -11,7 +14,7 @@ from kbstyle_example.graphs import graphs_of, pictures_of
 from kbstyle_example.networks import SMALLEST_SIDE, KBStyle
 from kbstyle_example.rounding import INT8, export_rounded
 from kbstyle_example.weights_file import load_weights
-from skd.errors import ArgumentError
+from skd.errors import ArgumentError, FileError
 from skd.exporting import Exported, export
 
 FORMATS = {
@@ -38,8 +41,8 @@ def export_kbstyle(
 ) -> list[Exported]:
     """Write the three graphs: ``NAME``, ``NAME-style`` and ``NAME-paint``, with the format's ending.
 
-    Each is read again and compared with torch at three sizes, or at the one it has; one that is further than 1/255 away
-    isn't written. Those of eight bits are compared on photographs and paintings, and may be further away, but not
+    Each is read again and compared with torch at three sizes, or at the one it has; if one is further than 1/255 away,
+    none is written. Those of eight bits are compared on photographs and paintings, and may be further away, but not
     below 30 dB.
 
     Parameters
@@ -88,7 +91,17 @@ def export_kbstyle(
     if format in INT8:
         ending = FORMATS[format]
         return [*export_rounded(network, folder, name, ending, INT8[format], photographs, paintings)]
-    return [
-        export(graph, calls[0], folder / f"{name}{suffix}{FORMATS[format]}", checks=calls[1:], tolerance=tolerance)
-        for suffix, graph, calls, tolerance in graphs_of(network, pictures_of(format, size))
-    ]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:  # all three, or none
+        done = [
+            export(graph, calls[0], Path(scratch, f"{name}{suffix}{FORMATS[format]}"), checks=calls[1:], tolerance=off)
+            for suffix, graph, calls, off in graphs_of(network, pictures_of(format, size))
+        ]
+        for path in sorted(Path(scratch).iterdir()):
+            try:
+                if path.is_dir() and (folder / path.name).is_dir():
+                    shutil.rmtree(folder / path.name)
+                path.replace(folder / path.name)
+            except OSError as error:
+                got = error.strerror or error
+                raise FileError(f"{str(folder / path.name)!r} can't be written", got=got) from error
+    return [replace(each, path=folder / each.path.name) for each in done]

@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,8 @@ def runtime_folder(given: str | os.PathLike[str] | None = None) -> Path:
     return folder
 
 
-def _missing(folder: Path) -> list[str]:
-    return [name for name in WEBASSEMBLY if not (folder / name).is_file()]
+def _missing(folder: Path, names: Sequence[str] = WEBASSEMBLY) -> list[str]:
+    return [name for name in names if not (folder / name).is_file()]
 
 
 def _cache() -> Path:
@@ -105,11 +105,13 @@ def _fetched(folder: Path) -> Path:
     print(f"fetching {RUNTIME} with npm, once …", file=sys.stderr, flush=True)
     writable_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        command = [npm, "pack", RUNTIME, "--silent", "--pack-destination", scratch]
+        command = [npm, "pack", RUNTIME, "--loglevel=error", "--pack-destination", scratch]
+        command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]  # no network is said at once
         done = subprocess.run(command, capture_output=True, text=True, cwd=scratch, check=False)
         packed = sorted(Path(scratch).glob("*.tgz"))
         if done.returncode or len(packed) != 1:
-            said = " ".join((done.stderr or done.stdout).split())[-300:]
+            said, _, _ = (done.stderr or done.stdout).partition("\nnpm error     at ")  # where in npm's own code
+            said = " ".join(said.replace("npm error", "").split())[:300]
             raise ProcessError(f"npm can't fetch {RUNTIME}", got=said or f"exit code {done.returncode}", remedy=PLACES)
         unpack_runtime(packed[0], Path(scratch, "runtime"))
         shutil.rmtree(folder, ignore_errors=True)

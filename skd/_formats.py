@@ -8,6 +8,7 @@ import inspect
 import io
 import logging
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -41,8 +42,9 @@ def tensors(output: Any) -> list[Tensor]:
 
 
 def short(error: BaseException) -> str:
-    """An error in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    """An error in a line, without colours for a terminal."""
+    said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return f"{type(error).__name__}: {' '.join(said.split())[:300]}"
 
 
 def as_program(model: nn.Module, call: Call, dynamic: Any) -> Written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skd._files import write_atomically
-from skd._formats import Answer, Call, Written, as_onnx, as_program, short, tensors
+from skd._exporting import answer_of, calls_of, file_of, write
+from skd._formats import Answer, Call, Written, as_onnx, as_program, short
 from skd._formats_coreml import as_coreml
 from skd._formats_executorch import as_executorch
 from skd._formats_ncnn import as_ncnn
 from skd._formats_openvino import as_openvino
-from skd._measuring import arguments
 from skd._training.trained import modes_kept
-from skd.errors import ArgumentError, ExportError, FileError
+from skd.errors import ArgumentError, ExportError
 
 __all__ = ["Exported", "export"]
 
@@ -108,13 +108,14 @@ def export(
     Raises
     ------
     ArgumentError
-        A format that isn't known.
+        A format that isn't known; what is no network, no path, no list of checks or no tolerance.
     MissingExtraError
         What the format needs isn't installed: the extras are onnx, openvino, ncnn, executorch and coreml.
     ExportError
-        The network can't be exported, or the file's answers are others than torch's: nothing is written.
+        The network can't be exported, or the file's answers are others than torch's: nothing is written. Or its own
+        answers are NaN or no tensors, and can't be compared.
     FileError
-        It can't be written there.
+        It can't be written there; the folder isn't made.
     DataError
         The example isn't what the network can be called with.
 
@@ -127,34 +128,21 @@ def export(
     >>> done.difference
     0.0
     """
-    target = Path(path)
-    if target.suffix not in FORMATS:
-        raise ArgumentError("no format to export has this ending", got=str(target), expected=" or ".join(FORMATS))
-    calls = [arguments(model, each, number) for number, each in enumerate([example, *checks])]
+    target = file_of(path, FORMATS)
+    if not 0 <= tolerance < math.inf:
+        raise ArgumentError("tolerance is how far answers may be apart", got=tolerance, expected="a number from 0 up")
+    calls = calls_of(model, example, checks)
     with modes_kept(model), torch.no_grad():
         model.eval()
-        wanted = [tensors(model(*args, **kwargs)) for args, kwargs in calls]
-        written = FORMATS[target.suffix](model, calls[0], dynamic)
+        wanted = [answer_of(model, *each) for each in calls.items()]
+        written = FORMATS[target.suffix](model, calls["the example"], dynamic)
         apart = [
-            _apart(written.answer, call, want, "the example" if number == 0 else f"check {number}", tolerance)
-            for number, (call, want) in enumerate(zip(calls, wanted, strict=True))
+            _apart(written.answer, call, want, which, tolerance)
+            for (which, call), want in zip(calls.items(), wanted, strict=True)
             if written.answer is not None
         ]
-    _write(target, written.files)
+    write(target, written.files)
     return Exported(target, sum(map(len, written.files.values())), written.inputs, max(apart, default=None))
-
-
-def _write(target: Path, files: Mapping[str, bytes]) -> None:
-    """What the file needs comes before the file: who finds that, finds all."""
-    for name, content in sorted(files.items(), key=lambda item: item[0] == ""):
-        path = target.with_suffix(name) if name.startswith(".") else target / name if name else target
-        if target in path.parents:
-            try:
-                target.mkdir(exist_ok=True)  # in a folder that is there, as for files
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise FileError(f"{str(target)!r} can't be written", got=error.strerror or error) from error
-        write_atomically(path, content)
 
 
 def _apart(answer: Answer, call: Call, wanted: Sequence[Tensor], which: str, tolerance: float) -> float:
@@ -176,9 +164,11 @@ def _apart(answer: Answer, call: Call, wanted: Sequence[Tensor], which: str, tol
     found = 0.0
     for ours, theirs in zip(wanted, got, strict=True):
         if ours.numel():
-            scale = max(1.0, float(ours.abs().max()))
-            found = max(found, float((ours.double() - theirs.double()).abs().max()) / scale)
-    if not found <= tolerance:  # not "found > tolerance": NaN is no answer either
+            one, two = ours.double(), theirs.double()
+            largest = float(one.abs().where(one.isfinite(), 1.0).max())
+            off = (one - two).abs().masked_fill(one == two, 0.0)  # infinity, too, may be the answer
+            found = max(found, float(off.nan_to_num(math.inf, math.inf).max()) / max(1.0, largest))
+    if found > tolerance:
         raise ExportError(
             f"what was exported answers {which} otherwise than torch does",
             got=f"{found:.1e} apart",

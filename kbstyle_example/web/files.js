@@ -1,6 +1,6 @@
 // Written by `python -m kbstyle_example web --rebuild`.
 self.KBSTYLE = {
-  "version": "e257773c16125852",
+  "version": "3c23588a8a45108e",
   "weights": "245738407a2e9995943ce83ebc5e0d8ece9c1912d0d7dbd97ca3fdb49b7c74f7",
   "files": [
     "app.webmanifest",

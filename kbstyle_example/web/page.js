@@ -52,6 +52,7 @@ const loaded = painter.load(new URLSearchParams(location.search).get("engine")).
   engine = found.engine === "webgpu" ? "WebGPU" : `WebAssembly, ${threads}`;
   document.documentElement.dataset.engine = found.engine;
   document.documentElement.dataset.threads = found.threads;
+  if (found.lacking) tell("notice", `WebGPU was asked for and can’t be used: ${found.lacking}. It paints on WebAssembly instead.`);
 });
 
 const started = loaded.then(

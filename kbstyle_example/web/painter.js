@@ -28,7 +28,7 @@ export class Painter {
     });
   }
 
-  /** Load runtime and networks; `wanted` "wasm" leaves a GPU alone. */
+  /** Load runtime and networks; `wanted` "wasm" leaves a GPU alone, "webgpu" takes an emulated one, too, and tells what it lacks. */
   load(wanted) {
     return this.#ask("load", { wanted });
   }

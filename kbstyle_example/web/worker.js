@@ -30,16 +30,17 @@ async function load({ wanted }) {
   const gpu = wanted === "wasm" ? null : navigator.gpu?.requestAdapter().catch(() => null);
   const [adapter, ...networks] = await Promise.all([gpu, ...fetched]);
   const emulated = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter; // slower than WebAssembly by far
+  let lacking = wanted === "webgpu" && !adapter ? "this browser has no WebGPU" : null;
   if (adapter && (!emulated || wanted === "webgpu")) {
     try {
       engine = await start("webgpu", networks);
     } catch (error) {
-      if (wanted === "webgpu") throw error;
       engine = null; // WebAssembly does it as well
+      if (wanted === "webgpu") lacking = error.message;
     }
   }
   engine ??= await start("wasm", networks);
-  return { engine: engine.name, threads: engine.threads };
+  return { engine: engine.name, threads: engine.threads, lacking };
 }
 
 async function run(session, feeds) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from kbstyle_example.graphs import graphs_of, pictures_of
 from kbstyle_example.networks import KBStyle, KBStyleConfig
 from kbstyle_example.quantising import halved, quantised, session, signal_to_noise
 from kbstyle_example.weights_file import save_weights
-from skd.errors import ArgumentError, ExportError
+from skd.errors import ArgumentError, ExportError, FileError
 from skd.exporting import Exported
 
 
@@ -82,6 +83,36 @@ def test_what_is_written_is_checked(
             "coreml": [(1, 3, 48, 64)],  # height and width; what was asked for
         }[format]
     )
+
+
+def test_all_three_are_written_or_none(network: KBStyle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(graph: Any, example: Any, path: Path, **_: Any) -> Exported:
+        if bad and path.stem.endswith(bad):
+            raise ExportError("it answers otherwise")
+        if path.suffix == ".mlpackage":  # a folder
+            path.mkdir()
+            (path / "weights").write_text(word)
+        else:
+            path.write_text(word)
+        return Exported(path, 3, {}, 0.0)
+
+    monkeypatch.setattr("kbstyle_example.exporting.export", export)
+    for format in ("torch-export", "coreml"):
+        ending, folder = FORMATS[format], tmp_path / format
+        names = [f"kbstyle{part}{ending}" for part in ("-paint", "-style", "")]
+        word, bad = "old", "-paint"
+        with pytest.raises(ExportError, match="it answers otherwise"):
+            export_kbstyle(network, folder, format=format, size=(32, 32))
+        assert list(folder.iterdir()) == []
+        for word, bad, there in (("old", "", "old"), ("new", "-paint", "old"), ("new", "", "new")):  # noqa: B007
+            with contextlib.nullcontext() if not bad else pytest.raises(ExportError):
+                export_kbstyle(network, folder, format=format, size=(32, 32))
+            assert sorted(path.name for path in folder.iterdir()) == names
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            assert [path.read_text() for path in files] == [there] * 3
+    (tmp_path / "taken" / "kbstyle.pt2").mkdir(parents=True)
+    with pytest.raises(FileError, match=r"kbstyle\.pt2' can't be written; got Is a directory"):
+        export_kbstyle(network, tmp_path / "taken", format="torch-export")
 
 
 @pytest.mark.parametrize("activations", [None, 30.0])

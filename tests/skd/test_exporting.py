@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -232,6 +236,123 @@ def test_a_format_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(FileError, match="can't be written"):
         skd.export(nn.Identity(), torch.zeros(2, 3), tmp_path / "nowhere" / "net.folder")
     assert not (tmp_path / "nowhere").exists()
+
+
+class Says(nn.Module):
+    """Something else in the file than what the network says."""
+
+    def __init__(self, said: Any) -> None:
+        super().__init__()
+        self.said = said
+
+    def forward(self, x: Tensor) -> Any:
+        return self.said
+
+
+@pytest.mark.parametrize(
+    ("said", "written", "apart"),
+    [
+        ([1.0, 2.0], [1.0, math.nan], "inf"),
+        ([1.0, 2.0], [1.0, math.inf], "inf"),
+        ([1.0, math.inf], [1.0, -math.inf], "inf"),
+        ([1.0, -math.inf], [1.5, -math.inf], "5.0e-01"),  # a mask's infinity isn't what the rest is measured by
+        ([1.0, 8.0], [1.0, 9.0], "1.2e-01"),
+    ],
+)
+def test_answers_that_are_no_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[float], written: list[float], apart: str
+) -> None:
+    made = _formats.Written({"": b"it"}, {}, lambda call: [torch.tensor(written)])
+    monkeypatch.setitem(FORMATS, ".fake", lambda model, call, dynamic: made)
+    with pytest.raises(ExportError, match=rf"otherwise than torch does; got {re.escape(apart)} apart"):
+        skd.export(Says(torch.tensor(said)), torch.zeros(2), tmp_path / "net.fake")
+    assert not list(tmp_path.iterdir())
+    assert skd.export(Says(torch.tensor(written).nan_to_num()), torch.zeros(2), tmp_path / "net.pt2").difference == 0
+
+
+GIVEN: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no network": ({"model": print}, ArgumentError, "what is exported is a network; got builtin.*; expected an nn.Mod"),
+    "no path": ({"path": 3}, ArgumentError, "where to export to is a path; got int; expected a str or a Path"),
+    "one check": ({"checks": torch.rand(2, 3, 8, 8)}, ArgumentError, r"got Tensor; .* Remedy: checks=\[another\]"),
+    "a tolerance": ({"tolerance": math.nan}, ArgumentError, "got nan; expected a number from 0 up"),
+    "negative": ({"tolerance": -1}, ArgumentError, "got -1; expected a number from 0 up"),
+    "an array": (
+        {"example": np.zeros(3)},
+        DataError,
+        "the example doesn't fit .*; got ndarray; expected .*: a tensor, a",
+    ),
+    "too many": ({"checks": [(1, 2)]}, DataError, r"check 1 doesn't fit .*\(too many positional arguments\)"),
+    "channels": ({"example": torch.rand(1, 4, 8, 8)}, DataError, "doesn't run on the example; got RuntimeError: Given"),
+    "a check": ({"checks": [torch.rand(1, 4, 8, 8)]}, DataError, "doesn't run on check 1; got RuntimeError: Given"),
+    "NaN": (
+        {"example": torch.full((1, 3, 8, 8), math.nan)},
+        ExportError,
+        "the network itself answers the example with",
+    ),
+    "no tensor": ({"model": Says(3)}, ExportError, "answers the example without a tensor. Remedy: return the tensors"),
+    "meta": (
+        {"model": nn.Conv2d(3, 2, 1, device="meta")},
+        ExportError,
+        "weights have no values; .* meta. Remedy: load",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN)
+def test_what_is_given_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.setitem(FORMATS, ".pt2", None)  # no work is done for nothing
+    wrong, kind, said = GIVEN[case]
+    given = {"model": nn.Conv2d(3, 2, 1), "example": torch.rand(1, 3, 8, 8), "path": tmp_path / "net.pt2", **wrong}
+    with pytest.raises(kind, match=said):
+        skd.export(**given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("nowhere", "file"):  # before any work is done
+        with pytest.raises(
+            FileError, match=rf"net\.pt2' can't be written; got no folder .*{folder}'\. Remedy: make the"
+        ):
+            skd.export(nn.Identity(), torch.rand(2), tmp_path / folder / "net.pt2")
+    made = _formats.Written({"": b"layers", ".bin": b"weights", "in/it": b"more"}, {}, None)
+    monkeypatch.setitem(FORMATS, ".fake", lambda model, call, dynamic: made)
+    (tmp_path / "net.fake").mkdir()
+    for name, got in (
+        ("net.fake", "Is a directory"),
+        ("a\0b.fake", "embedded null"),
+        (f"{'a' * 260}.fake", "too long"),
+    ):
+        with pytest.raises(FileError, match=f"can't be written; got .*{got}"):
+            skd.export(nn.Identity(), torch.rand(2), tmp_path / name)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        with pytest.raises(FileError, match=r"got a folder that nothing can be written into\. Remedy: name another"):
+            skd.export(nn.Identity(), torch.rand(2), tmp_path / "net.pt2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "net.fake"]
+
+
+def test_an_old_file_stays_and_no_part_of_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _formats.Written({".bin": b"weights", "": b"layers"}, {}, None)
+    monkeypatch.setitem(FORMATS, ".fake", lambda model, call, dynamic: made)
+    replaced = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).suffix == ".fake":
+            raise OSError(28, "No space left on device")
+        replaced(source, target)
+
+    (tmp_path / "old.fake").write_bytes(b"old")
+    monkeypatch.setattr("os.replace", full)
+    for name in ("old.fake", "new.fake"):
+        with pytest.raises(FileError, match="can't be written; got No space left on device"):
+            skd.export(nn.Identity(), torch.rand(2), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.fake"]
+    assert (tmp_path / "old.fake").read_bytes() == b"old"
+
+
+def test_errors_of_others_are_one_plain_line() -> None:
+    assert _formats.short(ValueError("\x1b[96mstep\x1b[0m\n  3")) == "ValueError: step 3"
 
 
 def test_the_loggers_level_is_put_back(tmp_path: Path) -> None:

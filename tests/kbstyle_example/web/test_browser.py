@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import http.server
+import importlib
 import io
 import os
 import shutil
@@ -59,11 +63,16 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+def browsers() -> Iterator[Any]:
     with playwright.sync_playwright() as tools:
-        opened = tools.chromium.launch(executable_path=CHROMIUM, args=[*NO_SANDBOX, *CAMERA])
-        yield opened
-        opened.close()
+        yield tools.chromium
+
+
+@pytest.fixture(scope="module")
+def chromium(browsers: Any) -> Iterator[Any]:
+    opened = browsers.launch(executable_path=CHROMIUM, args=[*NO_SANDBOX, *CAMERA])
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +134,9 @@ def painted(page: Any, photograph: bytes, painting: bytes, *, strength: float = 
     return found
 
 
+SMALL = scene(64, 56, seed=1)
+
+
 # --- the picture -----------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +195,53 @@ def test_a_painting_is_encoded_once(page: Any) -> None:
     waited(page, before)
     assert page.evaluate("() => document.getElementById('after').toDataURL()") == first
     assert page.evaluate("() => window.jobs") == ["paint"]
+
+
+ADAPTER = """async () => {
+    const adapter = await navigator.gpu?.requestAdapter();
+    return adapter ? adapter.info.architecture || "unnamed" : null;
+}"""
+
+
+@pytest.fixture
+def emulated(browsers: Any, address: str) -> Iterator[Any]:
+    """A page of a browser whose GPU is emulated. That is slow: samples are small, and the painting is one of them."""
+    flags = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
+    opened = browsers.launch(executable_path=CHROMIUM, args=[*NO_SANDBOX, *flags])
+    found = opened.new_page()
+    found.route("**/samples/*.jpg", lambda route: route.fulfill(body=png(SMALL), content_type="image/png"))
+    found.goto(f"{address}icon.svg")  # of this origin, and starts nothing
+    adapter = found.evaluate(ADAPTER)
+    if adapter is None:
+        opened.close()
+        pytest.skip("this Chromium gives no WebGPU adapter, not even an emulated one")
+    yield found
+    opened.close()
+
+
+@pytest.mark.skipif(bool(webpage._missing(RUNTIME, webpage.WEBGPU)), reason="the runtime lacks its half for WebGPU")
+def test_the_picture_on_webgpu_is_that_of_python(emulated: Any, address: str) -> None:
+    emulated.goto(f"{address}?engine=webgpu")
+    emulated.wait_for_selector(PAINTED, timeout=4 * WAIT)  # every shader is compiled for a processor
+    assert emulated.get_attribute("html", "data-engine") == "webgpu"
+    assert emulated.inner_text("#status").endswith("· WebGPU")
+    assert emulated.is_hidden("#notice")
+    for size in ((83, 61), (40, 11)):
+        photograph, before = scene(*size), turn(emulated)
+        give(emulated, "photograph", png(photograph), "mine.png")
+        waited(emulated, before)
+        with emulated.expect_download() as download:
+            emulated.click("#download")
+        found = np.asarray(Image.open(download.value.path()).convert("RGB"), int)
+        assert np.abs(found - np.asarray(stylize(photograph, SMALL), int)).max() <= 2
+
+
+def test_an_emulated_gpu_is_left_alone(emulated: Any, address: str) -> None:
+    """It is slower than WebAssembly by far."""
+    emulated.goto(address)
+    emulated.wait_for_selector(PAINTED, timeout=WAIT)
+    assert emulated.get_attribute("html", "data-engine") == "wasm"
+    assert emulated.is_hidden("#notice")
 
 
 # --- what a person does ----------------------------------------------------------------------------------------------
@@ -385,9 +444,30 @@ def test_no_camera(page: Any) -> None:
 
 
 def test_without_webgpu_it_is_webassembly(page: Any) -> None:
-    """This browser has none: nobody is told, beyond what it runs on."""
+    """This browser has none, or emulates it, which is slower: nobody is told, beyond what it runs on."""
     assert page.get_attribute("html", "data-engine") == "wasm"
-    assert page.get_attribute("html", "data-threads") == str(min(4, os.cpu_count() or 1))  # the headers allow them
+    threads = min(4, os.cpu_count() or 1)
+    assert page.get_attribute("html", "data-threads") == str(threads)  # the headers allow them
+    before = turn(page)
+    give(page, "photograph", png(scene(50, 40)), "small.png")
+    waited(page, before)
+    said = page.inner_text("#status")
+    assert said.startswith("Painted 50 × 40 in ")
+    assert said.endswith(f"· WebAssembly, {threads} thread{'s' * (threads > 1)}")
+    assert page.is_hidden("#notice")
+    assert page.is_hidden("#error")
+
+
+def test_webgpu_that_is_asked_for_and_missing(chromium: Any, address: str) -> None:
+    page = chromium.new_page()
+    page.goto(f"{address}?engine=webgpu")
+    page.wait_for_selector(PAINTED, timeout=WAIT)
+    assert page.get_attribute("html", "data-engine") == "wasm"
+    assert page.inner_text("#notice p") == (
+        "WebGPU was asked for and can’t be used: this browser has no WebGPU. It paints on WebAssembly instead."
+    )
+    assert "WebAssembly" in page.inner_text("#status")
+    page.close()
 
 
 def test_without_the_runtime(chromium: Any, tmp_path: Path) -> None:
@@ -433,6 +513,73 @@ def test_nothing_is_asked_for_and_it_works_offline(chromium: Any) -> None:
     apart = np.abs(np.asarray(found.convert("RGB"), int) - np.asarray(stylize(photograph, like), int))
     assert apart.max() <= 2
     context.close()
+
+
+# --- inside the docs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "docs")
+    monkeypatch.setattr(webpage, "runtime_folder", lambda: RUNTIME)
+    return importlib.import_module("web_page")
+
+
+def docs_of(inside: Any, folder: Path) -> Path:
+    """A page with the button, and what it opens."""
+    made = folder / "web.html"
+    head = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
+    made.write_text(f'{head}<div class="kbstyle-page"><img alt="">{inside.opened()}</div>', encoding="utf-8")
+    webpage.write_site(folder / inside.FOLDER, RUNTIME)
+    return made
+
+
+def test_the_docs_load_it_when_they_are_asked_to(chromium: Any, inside: Any, tmp_path: Path) -> None:
+    docs_of(inside, tmp_path)
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):  # of static files, as docs are served: without headers
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    handler = functools.partial(Handler, directory=str(tmp_path))
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        page = context.new_page()
+        page.goto(f"http://localhost:{made.server_address[1]}/web.html", wait_until="networkidle")
+        assert asked == ["/web.html"]
+        photograph, like = scene(48, 40), scene(64, 64, seed=1)
+        wanted = np.asarray(stylize(photograph, like), int)
+        for loaded in (True, False):  # the second time the copy that the browser keeps answers
+            page.click("text=Open the page here")
+            page.wait_for_selector("iframe")
+            frame = page.frames[-1]
+            frame.wait_for_selector('html[data-offline="ready"]', timeout=WAIT)
+            assert frame.evaluate("() => document.documentElement.scrollWidth") <= 390
+            for kind, picture in (("painting", like), ("photograph", photograph)):
+                before = turn(frame)
+                give(frame, kind, png(picture), f"{kind}.png")
+                waited(frame, before)
+            found = frame.evaluate("() => document.getElementById('after').toDataURL().split(',')[1]")
+            found = np.asarray(Image.open(io.BytesIO(base64.b64decode(found))).convert("RGB"), int)
+            assert np.abs(found - wanted).max() <= 2
+            assert page.locator("img").count() == 0  # it stands in the picture's place
+            assert any(path.endswith(".wasm") for path in asked) == loaded
+            asked.clear()
+            page.reload()
+        made.shutdown()
+        thread.join()
+    context.close()
+
+
+def test_docs_opened_from_the_disk_say_what_to_do(chromium: Any, inside: Any, tmp_path: Path) -> None:
+    made, page = docs_of(inside, tmp_path), chromium.new_page()
+    page.goto(made.as_uri())
+    assert "python -m http.server --directory" in page.inner_text(".kbstyle-open")
+    assert page.locator("button").count() == 0
+    page.close()
 
 
 # --- how it looks ----------------------------------------------------------------------------------------------------
