@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 from pathlib import Path
@@ -20,12 +20,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "exports.json"
 @pytest.fixture(scope="module")
 def exports() -> ModuleType:
     pytest.importorskip("onnxruntime")
-    spec = importlib.util.spec_from_file_location("exports", ROOT / "benchmarks" / "exports.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.exports")
 
 
 def test_differences_and_ratios_are_to_the_first(exports: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import textwrap
 from pathlib import Path
@@ -29,12 +29,7 @@ def formulas(text: str) -> list[tuple[str, bool]]:
 
 @pytest.fixture(scope="module")
 def converter() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_formulas", ROOT / "docs" / "formulas.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("formulas")
 
 
 def shown(drawn: str) -> str:

@@ -188,3 +188,15 @@ def test_narrowed_copies_share_nothing_with_the_network() -> None:
 def test_the_public_name() -> None:
     assert skd.compress is compress
     assert skd.Compressed is Compressed
+
+
+@pytest.mark.parametrize("frozen", ["all", "some", "none"])
+def test_what_can_be_trained(frozen: str) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3))
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(frozen == "none" or (frozen == "some" and name.startswith("0")))
+    before = [parameter.requires_grad for parameter in net.parameters()]
+    student = compress(net, None, data=noise(2, 1, 8, 8, count=2), widths={"0": 4}).student
+    wanted = [True] * 4 if frozen == "all" else before
+    assert [parameter.requires_grad for parameter in student.parameters()] == wanted
+    assert [parameter.requires_grad for parameter in net.parameters()] == before

@@ -10,7 +10,7 @@ from _small import SRResNet, noise, seeded
 from torch import Tensor, nn
 
 from skd.compressing import compress
-from skd.errors import ArgumentError, DataError, NonFiniteError
+from skd.errors import ArgumentError, CompressionError, DataError, NonFiniteError
 
 pytest.importorskip("torch_pruning")
 
@@ -72,6 +72,27 @@ def test_what_no_gradient_passes_is_whole_and_named() -> None:
     done = compress(Cut().eval(), None, data=noise(2, 1, 4, 4, count=2), ratio=1)
     assert done.widths == {}
     assert any("'head', 'middle'" in note for note in done.notes)
+
+
+def test_channels_that_lead_to_ever_more_are_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded()
+    net, data = nn.Sequential(nn.Conv2d(1, 6, 1), nn.ReLU(), nn.Conv2d(6, 1, 1)), noise(2, 1, 4, 4, count=2)
+    compress(net, None, data=data, ratio=1)
+    monkeypatch.setattr("skd._compression.graph.MOST", 0)
+    with pytest.raises(CompressionError, match=r"channels can't be traced; got RecursionError.*give build="):
+        compress(net, None, data=data, ratio=1)
+
+
+def test_a_student_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded()
+    net, data = nn.Sequential(nn.Conv2d(1, 6, 1), nn.ReLU(), nn.Conv2d(6, 1, 1)), noise(2, 1, 4, 4, count=2)
+
+    def broken(*_: object) -> nn.Module:
+        raise RuntimeError("shape '[4, 7, -1]'\nis invalid")
+
+    monkeypatch.setattr("skd.compressing.run_once", lambda *_: broken)
+    with pytest.raises(CompressionError, match=r"doesn't run; got RuntimeError: shape '\[4, 7, -1\]' is invalid"):
+        compress(net, None, data=data, widths={"0": 3})
 
 
 def test_a_network_that_does_not_run_says_where() -> None:
