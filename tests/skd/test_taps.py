@@ -978,8 +978,8 @@ class TestParallel:
                 output, features = wrapped(X)
                 (output.sum() + features[Tap(name)].square().sum()).backward()
                 assert_close(net.enc[0].weight.grad, expected)
-            # Here and not when this function ends: gloo's threads let go of tensors, for which they need Python, and whoever
-            # takes the group apart meanwhile, with Python held, waits for them forever.
+            # Here and not when this function ends: gloo's threads let go of tensors, for which they need Python, and
+            # whoever takes the group apart meanwhile, with Python held, waits for them forever.
             dist.barrier()
             del wrapped
         finally:
