@@ -565,7 +565,7 @@ def test_a_folder_that_is_read_only(
     ("function", "arguments", "expected"),
     [
         ("skd.distill", [*DISTILL, *SHORT], "interrupted; the same command goes on"),
-        ("kbstyle_example.painting.render", STYLIZE, "interrupted\n"),
+        ("kbstyle_example.painting._rendered", STYLIZE, "interrupted\n"),
     ],
 )
 def test_interrupted(
@@ -588,7 +588,7 @@ def test_defects_are_not_hidden(inputs: Path, monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("kbstyle_example.painting.render", fail)
+    monkeypatch.setattr("kbstyle_example.painting._rendered", fail)
     with pytest.raises(ZeroDivisionError):
         main(STYLIZE)
 
