@@ -65,7 +65,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def plan_of(options: argparse.Namespace, task: Task) -> str:
     """A digest of all that cells share: sizes, pictures, the teacher's weights, and what the methods are defined by."""
     pictures = {kind: digest_of_names(list_pictures(options.data / kind)) for kind in ("content", "style")}
-    found = hashlib.sha256(json.dumps([dataclasses.asdict(task.setting), pictures], sort_keys=True).encode())
+    sizes = {name: size for name, size in dataclasses.asdict(task.setting).items() if name != "teacher_rounds"}
+    found = hashlib.sha256(json.dumps([sizes, pictures], sort_keys=True).encode())
     for name, tensor in task.teacher.state_dict().items():
         found.update(name.encode() + tensor.numpy().tobytes())
     package = Path(skd.__file__).parent

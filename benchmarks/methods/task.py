@@ -32,6 +32,9 @@ class Setting:
     widths : tuple of int
         Of the teacher; empty where it is bundled.
     teacher_steps, teacher_batch : int
+        Of the first round of the teacher's training.
+    teacher_rounds : int
+        Each is twice as long as the one before.
     crop : int
         Side of pictures in pixels; 0 where there are none.
     """
@@ -47,6 +50,7 @@ class Setting:
     teacher_steps: int = 0
     teacher_batch: int = 0
     crop: int = 0
+    teacher_rounds: int = 1
 
 
 @dataclass(frozen=True)

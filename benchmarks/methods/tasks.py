@@ -25,6 +25,7 @@ SETTINGS = {
         widths=(32, 64, 128),
         teacher_steps=8_000,
         teacher_batch=8,
+        teacher_rounds=2,
         crop=64,
     ),
     "pronunciation": Setting(
@@ -38,6 +39,7 @@ SETTINGS = {
         widths=(128, 32, 512),
         teacher_steps=24_000,
         teacher_batch=64,
+        teacher_rounds=2,
     ),
 }
 SMOKE = {
@@ -55,6 +57,7 @@ SMOKE = {
         widths=(8, 10, 12),
         teacher_steps=2,
         teacher_batch=2,
+        teacher_rounds=2,
         crop=32,
     ),
     "pronunciation": Setting(

@@ -53,28 +53,35 @@ def taught(
 ) -> Network:
     """A trained teacher: from its file ``NAME-….pt`` in `cache`, or trained until there is one; that goes on if killed.
 
+    In rounds, each twice as long as the one before, which begin from its weights with the learning rate high again
+    (Loshchilov & Hutter 2017): a teacher that isn't good enough yet is trained further instead of anew.
+
     The file is all that counts afterwards, so that a change of the code which leaves the network alone doesn't cost
     hours. What was trained with it is known by the weights (`plan_of`).
     """
-    steps, batch = setting.teacher_steps, setting.teacher_batch
-    sizes = (*setting.widths, steps, batch, *((setting.crop,) if setting.crop else ()))
-    folder = cache / "-".join(map(str, (name, *sizes)))
-    file = folder.with_name(f"{folder.name}.pt")
+    batch = setting.teacher_batch
+    rounds = [setting.teacher_steps * 2**index for index in range(setting.teacher_rounds)]
+    sizes = [(*setting.widths, steps, batch, *((setting.crop,) if setting.crop else ())) for steps in rounds]
+    files = [cache / f"{'-'.join(map(str, (name, *each)))}.pt" for each in sizes]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TEACHER_SEED)
         network = make()
-    if not file.exists():
+    done = [index for index, file in enumerate(files) if file.exists()]
+    if done:
+        network.load_state_dict(torch.load(files[done[-1]], weights_only=True))
+    for index in range(done[-1] + 1 if done else 0, len(rounds)):
+        steps, seed = rounds[index], TEACHER_SEED + index
         recipe = skd.Recipe(
             steps=steps,
             learning_rate=1e-3,
             warmup=min(warmup, steps // 10),
             channels_last=setting.crop > 0,
-            seed=TEACHER_SEED,
+            seed=seed,
             cpu=True,
         )
-        loader = DataLoader(samples("train", TEACHER_SEED, steps * batch), batch_size=batch, collate_fn=collate)
+        loader = DataLoader(samples("train", seed, steps * batch), batch_size=batch, collate_fn=collate)
         module = Supervised(network, inputs, loss)
-        run = skd.fit(module, loader, folder, recipe=recipe, product=network, label="teacher")
-        write_atomically(run.last_weights.read_bytes(), file)
-    network.load_state_dict(torch.load(file, weights_only=True))
+        run = skd.fit(module, loader, files[index].with_suffix(""), recipe=recipe, product=network, label="teacher")
+        write_atomically(run.last_weights.read_bytes(), files[index])
+        network.load_state_dict(torch.load(files[index], weights_only=True))
     return network.eval()

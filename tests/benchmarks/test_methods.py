@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+
+import skd
 
 pytest.importorskip("torch_pruning")
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +109,31 @@ def test_a_teacher_that_is_trained_is_never_trained_again(
     weights = [each.state_dict() for each in (begun, first, again)]
     assert all(torch.equal(weights[1][name], value) for name, value in weights[2].items())
     assert any(not torch.equal(weights[0][name], value) for name, value in weights[2].items())
+
+
+def test_a_teacher_goes_on_in_another_round(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = parts["tasks"].SMOKE["denoising"]
+    begun = list[tuple[int, dict[str, Any]]]()
+    fit = skd.fit
+
+    def seen(module: Any, *given: Any, recipe: skd.Recipe, **options: Any) -> Any:
+        begun.append((recipe.steps, {name: value.clone() for name, value in module.network.state_dict().items()}))
+        return fit(module, *given, recipe=recipe, **options)
+
+    monkeypatch.setattr(parts["training"].skd, "fit", seen)
+
+    def teacher(rounds: int) -> dict[str, Any]:
+        make = parts["denoising"].denoising
+        found: dict[str, Any] = make(replace(setting, teacher_rounds=rounds), folder, tmp_path).teacher.state_dict()
+        return found
+
+    weights = [teacher(rounds) for rounds in (1, 2, 1, 2)]
+    assert [steps for steps, _ in begun] == [setting.teacher_steps, 2 * setting.teacher_steps]
+    for one, other in ((begun[1][1], weights[0]), (weights[2], weights[0]), (weights[3], weights[1])):
+        assert all(torch.equal(one[name], value) for name, value in other.items())
+    assert any(not torch.equal(weights[1][name], value) for name, value in weights[0].items())
 
 
 def test_a_denoiser_begins_with_features_that_keep_their_size(parts: dict[str, ModuleType]) -> None:
