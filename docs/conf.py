@@ -23,6 +23,7 @@ release = version = skd.__version__
 extensions = [
     "formulas",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
@@ -59,6 +60,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings state types and shapes
 napoleon_google_docstring = False
 napoleon_use_ivar = True  # an attribute is described in its class, and not a second time by itself
+napoleon_use_param = False  # several names with one meaning stay one entry
 napoleon_use_rtype = False
 suppress_warnings = ["ref.python"]  # types are prose, such as "(C, width)", and no references
 

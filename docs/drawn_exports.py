@@ -27,8 +27,8 @@ def export_marks() -> dict[str, str]:
     wide, static = losses["onnx-int8"], losses["onnx-int8-static"]
     return {
         "formats": _formats(report),
+        "times": _times(report),
         "bits": _bits(report),
-        "sizes": ", ".join("×".join(map(str, row["size"])) for row in report["rows"]),
         "rounds": str(report["rounds"]),
         "machine": report["machine"],
         "runtimes": ", ".join(f"{name} {version}" for name, version in sorted(report["runtimes"].items())),
@@ -46,17 +46,22 @@ def export_marks() -> dict[str, str]:
 
 
 def _formats(report: dict[str, Any]) -> str:
-    head = ["format", "bytes", *(f"{w}×{h}: largest, mean" for w, h in (row["size"] for row in report["rows"]))]
-    head += ["time × (720p)", "MiB (720p)"]
+    head = ["format", "bytes", *(f"{w}×{h}" for w, h in (row["size"] for row in report["rows"]))]
     rows = []
-    for name in report["rows"][0]["formats"]:
+    for name in (each for each in report["rows"][0]["formats"] if each != "torch"):
         found = [row["formats"][name] for row in report["rows"]]
-        last, peak = found[-1], report["peak_mib"].get(name)
-        apart = [f"{each['largest']:.1g}, {each['mean']:.1g}" if name != "torch" else "–" for each in found]
-        spread = f"{last['ratio']:.2f} ({last['least']:.2f}–{last['greatest']:.2f})"
+        apart = [f"{255 * each['largest']:.2g} ({255 * each['mean']:.1g})" for each in found]
         rows.append([name, f"{report['bytes'][name]:,}" if name in report["bytes"] else "–", *apart])
-        rows[-1] += [spread if name != "torch" else "1", "–" if peak is None else str(peak)]
     return _table(head, rows)
+
+
+def _times(report: dict[str, Any]) -> str:
+    rows = []
+    for name, found in report["rows"][-1]["formats"].items():
+        peak = report["peak_mib"].get(name)
+        spread = f"{found['ratio']:.2f} ({found['least']:.2f}–{found['greatest']:.2f})"
+        rows.append([name, spread if name != "torch" else "1", "–" if peak is None else str(peak)])
+    return _table(["format", "time, × torch", "MiB"], rows)
 
 
 def _earlier(kept: dict[str, dict[str, str]] | None) -> str:
