@@ -7,7 +7,8 @@ processor, all threads together, and of the wall.
 
 Beside them stands the floor: multiply-adds, and the least bytes that must move if everything between two statistics
 were one pass (pictures read and written once; what is normalised, and what the decoder takes from the content encoder,
-written once and read once).
+written once and read once); and how long the machine takes for as many in a matrix product, or for as many bytes in a
+copy, whichever is longer.
 
 ``--peers DIR`` adds Magenta's published network at the size its files name, its style known as well.
 """
@@ -175,6 +176,21 @@ def floor(network: KBStyle, size: tuple[int, int]) -> dict[str, int]:
     return {"bytes": 4 * (pictures + normalised + kept), "parameters": 4 * sum(p.numel() for p in network.parameters())}
 
 
+def rates(rounds: int = 5) -> dict[str, float]:
+    """What the machine can do with the threads that are set: multiply-adds a second, and bytes read or written."""
+    matrix, stream = torch.rand(1024, 1024), torch.rand(2**25)
+    other, target = torch.empty_like(matrix), torch.empty_like(stream)
+    taken: dict[str, list[float]] = {"multiply_adds": [], "bytes": []}
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        torch.mm(matrix, matrix, out=other)
+        between = time.perf_counter()
+        target.copy_(stream)
+        taken["multiply_adds"].append(matrix.shape[0] ** 3 / (between - begun))
+        taken["bytes"].append(2 * stream.nbytes / (time.perf_counter() - between))
+    return {name: max(each) for name, each in taken.items()}
+
+
 _PEAK = """
 import sys, torch
 from pathlib import Path
@@ -202,41 +218,62 @@ def peak_mib(size: tuple[int, int]) -> int | None:
     return int(done.stdout)
 
 
+def measured(every: dict[str, tuple[Run, nn.Module | None]], size: tuple[int, int], rounds: int) -> dict[str, Any]:
+    """The systems of one size with the floor."""
+    runs = {name: every[name][0] for name in SIZES[size] if name in every}
+    found = timed(runs, size, rounds)
+    for name, row in found.items():
+        module = every[name][1]
+        if module is not None:
+            row["multiply_adds"] = of_module(module, name, sha256="0" * 64, size=0).multiply_adds(size, size)
+    ours = every[KBSTYLE][1]
+    assert isinstance(ours, KBStyle)
+    least, can = floor(ours, size), rates()
+    seconds = max(found[KBSTYLE]["multiply_adds"] / can["multiply_adds"], least["bytes"] / can["bytes"])
+    return {
+        "size": list(size),
+        "systems": found,
+        "floor": {**least, "seconds": round(seconds, 4)},
+        "peak_mib": peak_mib(size),
+    }
+
+
 def main() -> None:
+    """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="that count, after one that doesn't (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="one table for each (1 and 2)")
     parser.add_argument("--no-onnx", action="store_true", help="leave ONNX Runtime out (extra onnx)")
     parser.add_argument("--peers", type=Path, metavar="DIR", help="holds Magenta's files (extra peers)")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        every = systems(not options.no_onnx, Path(folder), options.peers)
-        for size, names in SIZES.items():
-            runs = {name: every[name][0] for name in names if name in every}
-            found = timed(runs, size, options.rounds)
-            for name, row in found.items():
-                module = every[name][1]
-                if module is not None:
-                    row["multiply_adds"] = of_module(module, name, sha256="0" * 64, size=0).multiply_adds(size, size)
-            ours = every[KBSTYLE][1]
-            assert isinstance(ours, KBStyle)
-            rows.append({"size": list(size), "systems": found, "floor": floor(ours, size), "peak_mib": peak_mib(size)})
-            print("\n".join(lines(rows[-1])), flush=True)
-    report = {"command": "python -m benchmarks.latency", "rounds": options.rounds, **surroundings(), "rows": rows}
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        with tempfile.TemporaryDirectory() as folder:  # ONNX Runtime takes the number of threads once
+            every = systems(not options.no_onnx, Path(folder), options.peers)
+            for size in SIZES:
+                rows.append({"threads": threads, **measured(every, size, options.rounds)})
+                print("\n".join(lines(rows[-1])), flush=True)
+    report = {
+        "command": "python -m benchmarks.latency",
+        "rounds": options.rounds,
+        **surroundings(),
+        "threads": options.threads,
+    }
+    report["rows"] = rows
     write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
 
 
 def lines(row: dict[str, Any]) -> list[str]:
     """One size, for people."""
-    shown = [f"{row['size'][0]}×{row['size'][1]}: {row['floor']['bytes'] / 1e6:.0f} MB at least, {row['peak_mib']} MiB"]
+    least = f"{row['floor']['bytes'] / 1e6:.0f} MB and {1000 * row['floor']['seconds']:.0f} ms at least, {row['peak_mib']} MiB"
+    shown = [f"{'×'.join(map(str, row['size']))}, threads: {row['threads']}; {least}"]
     for name, each in row["systems"].items():
         counted = f"{each['multiply_adds'] / 1e9:8.2f} G" if "multiply_adds" in each else " " * 10
-        cpu = each["cpu"]
-        spread = f"{cpu['ratio']:7.2f} ({cpu['least']:.2f} to {cpu['greatest']:.2f})"
-        shown.append(f"  {name:24}{counted}{1000 * cpu['seconds']:10.0f} ms of CPU {spread}")
+        wall = each["wall"]
+        spread = f"{wall['ratio']:7.2f} ({wall['least']:.2f} to {wall['greatest']:.2f})"
+        shown.append(f"  {name:24}{counted}{1000 * wall['seconds']:10.0f} ms {spread}")
     return shown
 
 

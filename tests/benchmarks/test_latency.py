@@ -64,3 +64,9 @@ def test_every_size_begins_with_what_ratios_are_to(tmp_path: Path) -> None:
     known = {*latency.systems(onnx=False, folder=tmp_path), latency.ONNX, latency.MAGENTA}
     assert {name for names in latency.SIZES.values() for name in names} == known
     assert all(names[0] == latency.KBSTYLE for names in latency.SIZES.values())
+
+
+def test_what_the_machine_can_do_is_the_best_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 2.0, 6.0, 10.0, 11.0, 13.0])  # a product in 2 s and then in 1 s, a copy in 4 s and then in 2 s
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: next(ticks))
+    assert latency.rates(rounds=2) == {"multiply_adds": 1024.0**3, "bytes": 2 * 4 * 2**25 / 2}
