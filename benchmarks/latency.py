@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -123,6 +124,7 @@ def _onnx(network: KBStyle, folder: Path) -> Run:
     whole = export_kbstyle(network, folder)[0].path
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its threads would slow the next system
     session = onnxruntime.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
     return lambda content, style: session.run(None, {"content": content.numpy(), "style": style.numpy()})
 
@@ -141,11 +143,10 @@ def timed(runs: dict[str, Run], size: tuple[int, int], rounds: int) -> dict[str,
     noise = torch.Generator().manual_seed(0)
     content, style = (torch.rand(1, 3, size[1], size[0], generator=noise) for _ in range(2))
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    names = list(runs)
+    names, order = list(runs), random.Random(0)
     with torch.inference_mode():
         for turn in range(rounds + 1):
-            for k in range(len(names)):
-                name = names[(turn + k) % len(names)]
+            for name in order.sample(names, len(names)):  # or one would always come after the same other
                 wall, cpu = time.perf_counter(), time.process_time()
                 runs[name](content, style)
                 if turn > 0:  # the first warms up
@@ -267,7 +268,8 @@ def main() -> None:
 
 def lines(row: dict[str, Any]) -> list[str]:
     """One size, for people."""
-    least = f"{row['floor']['bytes'] / 1e6:.0f} MB and {1000 * row['floor']['seconds']:.0f} ms at least, {row['peak_mib']} MiB"
+    moved, seconds = row["floor"]["bytes"], row["floor"]["seconds"]
+    least = f"{moved / 1e6:.0f} MB and {1000 * seconds:.0f} ms at least, {row['peak_mib']} MiB"
     shown = [f"{'×'.join(map(str, row['size']))}, threads: {row['threads']}; {least}"]
     for name, each in row["systems"].items():
         counted = f"{each['multiply_adds'] / 1e9:8.2f} G" if "multiply_adds" in each else " " * 10

@@ -74,6 +74,7 @@ class Magenta:
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False  # what it kept between pictures would hide the peak of its memory
         options.intra_op_num_threads = torch.get_num_threads()  # all systems are timed with as many
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # which would slow the next system
         content = model.SerializeToString()
         return self.runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
