@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
+import math
 import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,12 @@ from kbstyle_example.images import FORMATS
 from kbstyle_example.painting import Painter
 from kbstyle_example.photograph import ENDINGS, Photograph
 from kbstyle_example.reading import READABLE
+from kbstyle_example.strips import Pixels
+from kbstyle_example.threads import Room, WriteBehind, read_ahead
 from skd.errors import ArgumentError, DataError, FileError, SkdError
 
 STREAM = "-"  # stdin as a photograph, stdout as the place for its painting
+IN_HAND = 2**24  # pixels of photographs that are read, and whose paintings aren't written yet; one more may wait
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Outcome:
     ----------
     job : Job
     seconds : float
-        From its reading to its writing.
+        Of its reading, painting and writing, without what it waited in between.
     size : (int, int), optional
         Width and height, where it was painted.
     error : Exception, optional
@@ -136,6 +141,8 @@ def stylize_files(
 ) -> list[Outcome]:
     """Paint one photograph after the other; one that fails doesn't keep the rest.
 
+    While one is painted, the next is read and the last is written, in threads, as far as `IN_HAND` pixels allow.
+
     Parameters
     ----------
     jobs : sequence of Job
@@ -148,7 +155,7 @@ def stylize_files(
     max_pixels : int, optional
         See `reading.opened`.
     done : callable, optional
-        Is told each outcome as it comes.
+        Is told each outcome as it comes; in another thread, where there are several jobs.
 
     Returns
     -------
@@ -166,35 +173,93 @@ def stylize_files(
     >>> [type(outcome.error).__name__ for outcome in found]
     ['NoneType', 'FileError']
     """
-    outcomes = []
-    for job in jobs:
-        start = time.perf_counter()
-        size = error = None
+    outcomes: list[Outcome] = []
+    room = Room(IN_HAND)
+
+    def read(job: Job) -> _Work:
+        work = _Work(job)
+        with work.noted():
+            source = sys.stdin.buffer.read() if job.content is None else job.content
+            work.photograph = Photograph.of(source, max_pixels=max_pixels)
+        room.take(work.pixels)
+        return work
+
+    def write(work: _Work) -> None:
         try:
-            size = _paint(job, painter, kind, quality, max_pixels)
-        except (SkdError, OSError) as reason:
-            error = reason
-        except MemoryError:
-            error = DataError("the picture needs more memory than there is", got=job.names[0])
-        outcomes.append(Outcome(job, time.perf_counter() - start, size, error))
-        if done is not None:
-            done(outcomes[-1])
+            with work.noted():
+                _write(work, kind, quality)
+            outcomes.append(work.outcome())
+            if done is not None:
+                done(outcomes[-1])
+        except BaseException:
+            room.close()  # what waits to be written is dropped now, and gives nothing back
+            raise
+        room.give(work.pixels)
+
+    if len(jobs) == 1:  # nothing to overlap with
+        write(_painted(read(jobs[0]), painter))
+        return outcomes
+    with (
+        read_ahead((read(job) for job in jobs), 1) as photographs,
+        WriteBehind[_Work](write, 1) as written,
+        contextlib.closing(room),  # first of the three on the way out, or the reader would wait for room forever
+    ):
+        for work in photographs:
+            written(_painted(work, painter))
     return outcomes
 
 
-def _paint(job: Job, painter: Painter, kind: str | None, quality: int, max_pixels: int | None) -> tuple[int, int]:
-    photograph = Photograph.of(sys.stdin.buffer.read() if job.content is None else job.content, max_pixels=max_pixels)
-    known = photograph.format or "PNG" if job.out is None else FORMATS.get(job.out.suffix.lower(), "PNG")
-    content = photograph.encoded(painter(photograph.pixels), kind or known, quality=quality)
-    if job.out is None:
+class _Work:
+    """A job on its way: its photograph, its painting, or why there is none."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.seconds = job, 0.0
+        self.photograph: Photograph | None = None
+        self.painted: Pixels | None = None
+        self.error: SkdError | OSError | None = None
+
+    @property
+    def pixels(self) -> int:
+        return 0 if self.photograph is None else math.prod(self.photograph.size)
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Time and errors of the block are the job's; a defect of the program isn't kept."""
+        start = time.perf_counter()
+        try:
+            yield
+        except (SkdError, OSError) as reason:
+            self.error = reason
+        except MemoryError:
+            self.error = DataError("the picture needs more memory than there is", got=self.job.names[0])
+        self.seconds += time.perf_counter() - start
+
+    def outcome(self) -> Outcome:
+        size = None if self.photograph is None or self.error is not None else self.photograph.size
+        return Outcome(self.job, self.seconds, size, self.error)
+
+
+def _painted(work: _Work, painter: Painter) -> _Work:
+    with work.noted():
+        if work.photograph is not None:
+            work.painted = painter(work.photograph.pixels)
+    return work
+
+
+def _write(work: _Work, kind: str | None, quality: int) -> None:
+    photograph, painted, out = work.photograph, work.painted, work.job.out
+    if photograph is None or painted is None:
+        return
+    known = photograph.format or "PNG" if out is None else FORMATS.get(out.suffix.lower(), "PNG")
+    content = photograph.encoded(painted, kind or known, quality=quality)
+    if out is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
-        return photograph.size
-    writable_folder(job.out.parent)
-    if job.out.exists() and not os.access(job.out, os.W_OK):  # a rename would replace it all the same
-        raise FileError("the picture can't be written", got=f"{job.out} ({os.strerror(errno.EACCES)})")
-    write_atomically(content, job.out, what="the picture")
-    return photograph.size
+        return
+    writable_folder(out.parent)
+    if out.exists() and not os.access(out, os.W_OK):  # a rename would replace it all the same
+        raise FileError("the picture can't be written", got=f"{out} ({os.strerror(errno.EACCES)})")
+    write_atomically(content, out, what="the picture")
 
 
 def _unfolded(name: str) -> list[str]:

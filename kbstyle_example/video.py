@@ -16,9 +16,9 @@ from kbstyle_example.options import PainterOptions, with_options_of
 from kbstyle_example.painting import Painter
 from kbstyle_example.photograph import Source
 from kbstyle_example.strips import as_numbers, as_pixels
+from kbstyle_example.threads import WriteBehind, read_ahead
 from kbstyle_example.video_reading import Clip, Frame, Piece, need_av
 from kbstyle_example.video_stability import Steadier, squared_change
-from kbstyle_example.video_threads import WriteBehind, read_ahead
 from kbstyle_example.video_writing import Output, format_of
 from skd.errors import ArgumentError
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from skd._compression.budget import parse_size, size_text
 from skd._digests import Call, update
+from skd.adapters import Adapter, BasisAdapter, SpaceAdapter
 from skd.errors import ArgumentError, FeatureError, FileError
+from skd.methods.transfer import Transfer
 from skd.taps import Tap, Taps
 
 __all__ = ["TeacherCache"]
@@ -33,9 +35,10 @@ class TeacherCache:
     """Features of frozen teachers, kept on disk sample by sample.
 
     A sample is known by its contents: the digest of what the teacher is given for it, of the teacher's weights, of the
-    taps and of the precision. So nothing has to be named, batches may be shuffled, and augmentation that repeats itself
-    is found again; augmentation that never does only fills the disk. Whatever has the batch's size first belongs to
-    the samples, all other arguments to every one of them.
+    taps and of the precision. What is only ever read in the coordinates of a fixed basis (as SKD's bases from spectra
+    are) is kept in these, at the student's width instead of the teacher's. So nothing has to be named, batches may be
+    shuffled, and augmentation that repeats itself is found again; augmentation that never does only fills the disk.
+    Whatever has the batch's size first belongs to the samples, all other arguments to every one of them.
 
     Parameters
     ----------
@@ -93,7 +96,7 @@ class TeacherCache:
         except OSError as error:
             raise FileError(f"{str(folder)!r} can't be made", got=error.strerror or error) from error
         self.used = sum(path.stat().st_size for path in self.folder.rglob(f"*{SUFFIX}"))
-        self._teachers = WeakKeyDictionary[nn.Module, tuple[int, bytes]]()
+        self._digests = WeakKeyDictionary[nn.Module, tuple[int, bytes]]()
         self._checked: set[bytes] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -107,8 +110,16 @@ class TeacherCache:
         kept = f"{size_text(self.used)} of {size_text(self.size)}"
         return f"TeacherCache({str(self.folder)!r}, {kept}, {self.hits} hits, {self.misses} misses)"
 
-    def features(self, taps: Taps, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Features:
+    def features(
+        self,
+        taps: Taps,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        adapters: Mapping[Tap, Adapter] | None = None,
+    ) -> Features:
         """What ``taps(*args, **kwargs)`` reads, from the folder where all samples are in it.
+
+        A tap with an adapter (see `narrowed`) gives what the adapter makes of its feature, and that is what is kept.
 
         Raises
         ------
@@ -118,7 +129,8 @@ class TeacherCache:
             A file can't be written.
         """
         call = Call(args, kwargs)
-        about = self._about(taps)
+        adapters = adapters or {}
+        about = self._about(taps, adapters)
         keys = [hashlib.sha256(about + digest).hexdigest() for digest in call.digests()]
         found = [self._read(key) for key in keys]
         known = [each for each in found if each is not None]
@@ -129,6 +141,7 @@ class TeacherCache:
         if about not in self._checked:
             _check(features, taps, call)
             self._checked.add(about)
+        features = {tap: adapters[tap](each) if tap in adapters else each for tap, each in features.items()}
         for index, (key, each) in enumerate(zip(keys, found, strict=True)):
             if each is None:
                 self.misses += 1
@@ -137,23 +150,29 @@ class TeacherCache:
                 self.hits += 1
         return features
 
-    def _about(self, taps: Taps) -> bytes:
-        """The digest of what all samples share: teacher, taps, and how features are computed and kept."""
-        state = taps.model.state_dict(keep_vars=True)
-        # Whoever changes a weight in place raises its version; one that is put in its place has another identity.
-        weights = [value for value in state.values() if isinstance(value, Tensor)]
-        version = hash(tuple((id(x), 0 if x.is_inference() else x._version) for x in weights))
-        known = self._teachers.get(taps.model)
-        if known is None or known[0] != version:
-            digest = hashlib.sha256(str(taps.model).encode())
-            for name, value in state.items():
-                digest.update(name.encode())
-                update(digest, value)
-            known = self._teachers[taps.model] = version, digest.digest()
+    def _about(self, taps: Taps, adapters: Mapping[Tap, Adapter]) -> bytes:
+        """The digest of what all samples share: teacher, taps, adapters, and how features are computed and kept."""
+        weights = [value for value in taps.model.state_dict(keep_vars=True).values() if isinstance(value, Tensor)]
         device = weights[0].device.type if weights else "cpu"
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         how = [str(tap) for tap in taps.taps], str(autocast), str(self.dtype)
-        return known[1] + repr((FORMAT, how)).encode()
+        about = self._digest(taps.model) + repr((FORMAT, how)).encode()
+        return about + b"".join(repr(str(tap)).encode() + self._digest(each) for tap, each in adapters.items())
+
+    def _digest(self, module: nn.Module) -> bytes:
+        """Of a module and its weights, made anew when they change."""
+        state = module.state_dict(keep_vars=True)
+        # Whoever changes a weight in place raises its version; one that is put in its place has another identity.
+        weights = [value for value in state.values() if isinstance(value, Tensor)]
+        version = hash(tuple((id(x), 0 if x.is_inference() else x._version) for x in weights))
+        known = self._digests.get(module)
+        if known is None or known[0] != version:
+            digest = hashlib.sha256(str(module).encode())
+            for name, value in state.items():
+                digest.update(name.encode())
+                update(digest, value)
+            known = self._digests[module] = version, digest.digest()
+        return known[1]
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}{SUFFIX}"
@@ -200,6 +219,25 @@ class TeacherCache:
             narrow = whole
         narrow = narrow.movedim(0, -1) if last else narrow
         return narrow.clone(memory_format=torch.contiguous_format), feature.dtype, last
+
+
+def narrowed(rows: Iterable[Transfer], name: str) -> dict[Tap, Adapter]:
+    """The teacher's taps that are only ever read in fewer fixed coordinates, with what gives these.
+
+    Their features may be kept so: less to read, and nothing to compute. Of what is left the other side's adapters must
+    need the size alone.
+    """
+    found: dict[Tap, Adapter | None] = {}
+    for row in rows:
+        if row.of != name:
+            continue
+        sized = row.through is None and all(each is None or type(each) is SpaceAdapter for each in row.student_adapters)
+        for tap, adapter in zip(row.teacher_taps, row.teacher_adapters, strict=True):
+            fits = sized and type(adapter) is BasisAdapter and found.get(tap, adapter) is adapter
+            found[tap] = cast(Adapter, adapter) if fits else None
+        for tap in row.through.put if row.through is not None else ():
+            found[tap] = None
+    return {tap: adapter for tap, adapter in found.items() if adapter is not None}
 
 
 def _together(taps: Sequence[Tap], samples: Sequence[Sequence[Kept]], device: torch.device) -> Features:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from skd.caching import TeacherCache
+from skd.adapters import Adapter
+from skd.caching import TeacherCache, narrowed
 from skd.errors import ArgumentError, ShapeError
 from skd.methods._distilled import check_networks, check_rows, check_stages
 from skd.methods.transfer import Method, Stage, Through, Transfer
@@ -26,6 +27,7 @@ class _Runs(NamedTuple):
     student: Taps
     teachers: dict[str, Taps]
     again: dict[Through, tuple[str, Taps]]
+    narrowed: dict[str, dict[Tap, Adapter]]  # what a cache keeps as an adapter returns it, by teacher
 
 
 class Distiller(nn.Module):
@@ -129,7 +131,9 @@ class Distiller(nn.Module):
             A tap wasn't reached or was changed in place, or two features don't fit.
         """
         given = self._given(args, kwargs)
-        outputs, known = self._run_teachers(given)
+        from_cache = self.cache is not None and not torch.compiler.is_compiling()
+        kept = self._runs.narrowed if from_cache else {}
+        outputs, known = self._run_teachers(given, kept)
         output, features = self._runs.student(*args, **kwargs)
         again = {through: self._run_again(through, features, known, given) for through in self._runs.again}
         adapted: dict[Any, Tensor] = {}
@@ -137,38 +141,45 @@ class Distiller(nn.Module):
         for index in self._active:
             row = self.transfers[index]
             ours = features if row.through is None else again[row.through]
-            student, teacher = self.knowledge(row, ours, known[row.of], adapted=adapted)
+            student, teacher = self._both(row, ours, known[row.of], adapted, kept.get(row.of, {}))
             loss = row.distance(student, teacher)
             if loss.ndim:
                 raise ShapeError(f"the distance of transfer {row.name!r} isn't a scalar", got=tuple(loss.shape))
             terms[row.name] = loss * self.factors[index]
         return Step(output, Losses(terms), outputs)
 
-    def knowledge(
-        self, row: Transfer, student: Features, teacher: Features, *, adapted: dict[Any, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The student's and the teacher's knowledge of one row, from features by tap.
+    def knowledge(self, row: Transfer, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:
+        """The student's and the teacher's knowledge of one row, from features by tap."""
+        return self._both(row, student, teacher, {}, {})
 
-        `adapted` keeps the adapters' results, for rows of the same features that share adapters.
-        """
-        adapted = {} if adapted is None else adapted
+    @staticmethod
+    def _both(
+        row: Transfer,
+        student: Features,
+        teacher: Features,
+        adapted: dict[Any, Tensor],
+        narrowed: Mapping[Tap, Adapter],
+    ) -> tuple[Tensor, Tensor]:
+        """As `knowledge`; `adapted` keeps the adapters' results, for rows of the same features that share adapters."""
         ours, theirs = row.student_taps, row.teacher_taps
         return (
-            _knowledge(row, ours, student, row.student_adapters, theirs, teacher, adapted),
-            _knowledge(row, theirs, teacher, row.teacher_adapters, ours, student, adapted),
+            _knowledge(row, ours, student, row.student_adapters, theirs, teacher, adapted, {}),
+            _knowledge(row, theirs, teacher, row.teacher_adapters, ours, student, adapted, narrowed),
         )
 
     def features(self, *args: Any, **kwargs: Any) -> tuple[Features, dict[str, Features]]:
         """The student's features, and the teachers' by name, as one forward reads them (for reports and checks)."""
-        _, known = self._run_teachers(self._given(args, kwargs))
+        _, known = self._run_teachers(self._given(args, kwargs), {})
         return self._runs.student(*args, **kwargs)[1], known
 
     def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
         """What the teachers are called with."""
         return self.teacher_inputs(*args, **kwargs) if self.teacher_inputs else (args, kwargs)
 
-    def _run_teachers(self, given: Given) -> tuple[Any, dict[str, Features]]:
-        """The teachers' output, as `Step.teacher_output` has it, and their features."""
+    def _run_teachers(
+        self, given: Given, narrowed: Mapping[str, Mapping[Tap, Adapter]]
+    ) -> tuple[Any, dict[str, Features]]:
+        """The teachers' output, as `Step.teacher_output` has it, and their features, from a cache those `narrowed`."""
         outputs: dict[str, Any] = {}
         known: dict[str, Features] = {}
         for name, taps in self._runs.teachers.items():
@@ -176,7 +187,7 @@ class Distiller(nn.Module):
                 taps.model.eval()  # whoever called train()
             with torch.no_grad():
                 if self.cache is not None and not torch.compiler.is_compiling():
-                    known[name] = self.cache.features(taps, *given)
+                    known[name] = self.cache.features(taps, *given, adapters=narrowed.get(name))
                 else:
                     outputs[name], known[name] = taps(*given[0], **given[1])
         if not self.keep_teacher_output:
@@ -263,7 +274,7 @@ class Distiller(nn.Module):
         for through, name in throughs.items():
             taps = [tap for row in rows if row.through is through for tap in row.student_taps]
             again[through] = name, Taps(self._teachers[name], taps, stop_early=True)
-        return _Runs(Taps(self.student, ours), teachers, again)
+        return _Runs(Taps(self.student, ours), teachers, again, {name: narrowed(rows, name) for name in teachers})
 
     def thawed_later(self) -> list[nn.Parameter]:
         """The student's parameters that the present stage freezes and another may train: an optimizer wants them."""
@@ -322,8 +333,12 @@ def _knowledge(
     reference_taps: tuple[Tap, ...],
     references: Features,
     adapted: dict[Any, Tensor],
+    narrowed: Mapping[Tap, Adapter],
 ) -> Tensor:
-    """The knowledge of one side; the other side's features are the adapters' reference, the last where it has fewer."""
+    """The knowledge of one side; the other side's features are the adapters' reference, the last where it has fewer.
+
+    Features of `narrowed` taps are what their adapter returned.
+    """
     values: list[Tensor] = []
     layouts: dict[Layout, Tap] = {}
     needs_layout = not row.is_raw  # an output of three dimensions hasn't stated one
@@ -331,7 +346,7 @@ def _knowledge(
         feature = features[tap]
         if needs_layout:
             layouts[getattr(adapter, "output_layout", None) or as_layout(feature, tap)] = tap
-        if adapter is not None:
+        if adapter is not None and narrowed.get(tap) is not adapter:
             reference = reference_taps[min(index, len(reference_taps) - 1)]
             key = adapter, tap, reference, row.of, row.through
             value = adapted.get(key)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +275,87 @@ def test_too_little_memory_for_one(photos: Path, monkeypatch: pytest.MonkeyPatch
 def test_defects_arent_taken_for_failures(photos: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         stylize_files(plan(["photos"], "out"), lambda _: 1 / 0)  # type: ignore[arg-type,return-value]
+
+
+# --- side by side ----------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """Events of reading, painting and writing by a picture's name; a painter that waits for one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: dict[tuple[str, str], threading.Event] = defaultdict(threading.Event)
+        self.order: list[tuple[str, str]] = []
+        self.waits: dict[str, tuple[str, str]] = {}
+        self.painting = ""
+        of, write = folders.Photograph.of, folders.write_atomically
+
+        def read(source: Any, **options: Any) -> Any:
+            photograph = of(source, **options)
+            self.seen("read", Path(source).name)
+            return photograph
+
+        def written(content: bytes, path: Path, **options: Any) -> None:
+            self.seen("written", path.name)
+            write(content, path, **options)
+
+        monkeypatch.setattr(folders.Photograph, "of", read)
+        monkeypatch.setattr(folders, "write_atomically", written)
+
+    def seen(self, what: str, name: str) -> None:
+        self.order.append((what, name))
+        self.events[what, name].set()
+
+    def __call__(self, pixels: Any) -> Any:
+        name = f"{pixels[0, 0, 0]}.png"
+        if name in self.waits:
+            assert self.events[self.waits[name]].wait(20), f"not while {name} was painted"
+        self.seen("painted", name)
+        return pixels
+
+
+def numbered(folder: Path, count: int) -> list[Job]:
+    """Pictures of 8×8 whose colour is their number."""
+    folder.mkdir()
+    for n in range(count):
+        Image.new("RGB", (8, 8), (n, 0, 0)).save(folder / f"{n}.png")
+    return plan([folder], "out")
+
+
+def test_the_next_is_read_and_the_last_written_while_one_is_painted(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(monkeypatch)
+    watched.waits = {"0.png": ("read", "1.png"), "1.png": ("written", "0.png"), "2.png": ("read", "3.png")}
+    outcomes = stylize_files(numbered(photos / "four", 4), watched)  # type: ignore[arg-type]
+    assert [outcome.error for outcome in outcomes] == [None] * 4
+    assert [outcome.job.names[1] for outcome in outcomes] == [str(Path("out", f"{n}.png")) for n in range(4)]
+
+
+def test_no_more_is_in_hand_than_there_is_room_for(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "IN_HAND", 64)  # one picture; another is read, and waits
+    watched = Watched(monkeypatch)
+    stylize_files(numbered(photos / "four", 4), watched)  # type: ignore[arg-type]
+    for n in range(2):
+        assert watched.order.index(("written", f"{n}.png")) < watched.order.index(("read", f"{n + 2}.png"))
+
+
+@pytest.mark.parametrize("where", ["painting", "written", "done", "reading"])
+def test_a_defect_or_an_interruption_ends_it_all(photos: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setattr(folders, "IN_HAND", 64)  # the reader waits for room when it happens
+    jobs = numbered(photos / "many", 9)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    if where == "written":
+        monkeypatch.setattr(folders, "write_atomically", fail)
+    elif where == "reading":
+        monkeypatch.setattr(folders.Photograph, "of", fail)
+    with pytest.raises(KeyboardInterrupt):
+        stylize_files(jobs, fail if where == "painting" else PAINTER, done=fail if where == "done" else None)
+    assert not {thread.name for thread in threading.enumerate()} & {"read ahead", "write behind"}
+    assert len(files(photos / "out") if (photos / "out").exists() else []) <= (where == "done")
 
 
 class Pipe:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kbstyle_example.threads import WriteBehind, read_ahead
 from kbstyle_example.video_stability import Steadier, camera_motion, flicker, warped
-from kbstyle_example.video_threads import WriteBehind, read_ahead
 from skd.errors import ArgumentError
 
 

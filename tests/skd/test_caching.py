@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,143 @@ def test_a_pickle_and_a_compiled_step(tmp_path: Path) -> None:
     compiled = torch.compile(distiller, backend="eager", fullgraph=True)
     torch.testing.assert_close(torch.stack(list(compiled(batch()).losses.terms.values())), wanted)
     assert (cache.hits, cache.misses) == (0, 4)
+
+
+# --- features kept in a basis' coordinates ---------------------------------------------------------------------------
+
+
+def mirrored(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, 2, 1),
+        nn.Conv2d(width, 2 * width, 3, 2, 1),
+        nn.ConvTranspose2d(2 * width, width, 2, 2),
+        nn.ConvTranspose2d(width, 3, 2, 2),
+    )
+
+
+@pytest.fixture
+def narrowing() -> tuple[nn.Module, nn.Module, skd.Plan, skd.Spectra, Tensor]:
+    torch.manual_seed(0)
+    teacher, student, x = mirrored(16).eval(), mirrored(4), torch.rand(4, 3, 16, 24)
+    pairing = skd.pair(teacher, x)
+    return teacher, student, skd.match(pairing, skd.pair(student, x)), skd.measure(teacher, pairing, [x]), x
+
+
+def kept(path: Path) -> list[int]:
+    """How many numbers a file holds of each feature."""
+    content = path.read_bytes()[32:]
+    return [feature.numel() for feature, *_ in torch.load(io.BytesIO(content), weights_only=True)]
+
+
+def test_what_a_fixed_basis_reads_is_kept_in_its_coordinates(tmp_path: Path, narrowing: Any) -> None:
+    teacher, student, plan, spectra, x = narrowing
+    method = skd.methods.SKD(plan, spectra, output=0.0)
+    wanted = losses(skd.Distiller(teacher, student, method), x)
+    distiller = skd.Distiller(teacher, student, method, cache=skd.TeacherCache(tmp_path, dtype=torch.float32))
+    for _ in range(2):  # made, and read
+        torch.testing.assert_close(losses(distiller, x), wanted, rtol=1e-6, atol=0)
+    assert kept(files(tmp_path)[0]) == [4 * 8 * 12] * 2  # 16 channels in the teacher
+    own, known = distiller.features(x)  # for reports: the features themselves
+    assert {feature.shape[1] for feature in known["teacher"].values()} == {16}
+    for row, value in zip(distiller.transfers, wanted, strict=True):
+        torch.testing.assert_close(row.distance(*distiller.knowledge(row, own, known["teacher"])), value)
+
+
+def test_gradients_are_those_without_a_cache(tmp_path: Path, narrowing: Any) -> None:
+    teacher, student, plan, spectra, x = narrowing
+    found = []
+    for cache in (None, skd.TeacherCache(tmp_path, dtype=torch.float32)):
+        distiller = skd.Distiller(teacher, student, skd.methods.SKD(plan, spectra), cache=cache)
+        for _ in range(1 if cache is None else 2):
+            student.zero_grad()
+            distiller(x).losses.total.backward()
+        found.append([parameter.grad.clone() for parameter in student.parameters()])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-8)
+
+
+def test_another_basis_is_another_feature(tmp_path: Path, narrowing: Any) -> None:
+    teacher, student, plan, spectra, x = narrowing
+    cache = skd.TeacherCache(tmp_path, dtype=torch.float32)
+    for basis in ("shared", "subset", "own"):
+        method = skd.methods.SKD(plan, spectra, basis=basis)
+        wanted = losses(skd.Distiller(teacher, student, method), x)
+        for _ in range(2):
+            found = losses(skd.Distiller(teacher, student, method, cache=cache), x)
+            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
+    assert (cache.hits, cache.misses) == (12, 12)
+
+
+def like(row: Transfer, name: str, *, knowledge: Any = None, adapters: Any = None) -> Transfer:
+    """A row with something else."""
+    ours, theirs = adapters or (row.student_adapters, row.teacher_adapters)
+    return Transfer(
+        name,
+        row.student_taps,
+        row.teacher_taps,
+        knowledge or row.knowledge,
+        row.distance,
+        student_adapters=ours,
+        teacher_adapters=theirs,
+    )
+
+
+@pytest.mark.parametrize("why", ["read as it is", "another basis", "a learned adapter beside", "an adapter of its own"])
+def test_what_others_read_too_is_kept_whole(tmp_path: Path, narrowing: Any, why: str) -> None:
+    teacher, student, plan, spectra, x = narrowing
+    method = skd.methods.SKD(plan, spectra, output=0.0)
+    rows = list(method.transfers())
+    if why == "read as it is":
+        rows += [
+            like(row, f"whole {row.name}", knowledge=skd.knowledge.attention, adapters=(None, None)) for row in rows
+        ]
+    elif why == "another basis":
+        rows += [
+            like(row, f"other {row.name}")
+            for row in skd.methods.SKD(plan, spectra, basis="subset", output=0).transfers()
+        ]
+    elif why == "a learned adapter beside":
+        rows = [like(row, row.name, adapters=(AsLarge(), row.teacher_adapters)) for row in rows]
+    else:
+        one = Doubled()
+        rows = [like(row, row.name, adapters=(row.student_adapters, one)) for row in rows]
+    wanted = losses(skd.Distiller(teacher, student, rows), x)
+    distiller = skd.Distiller(teacher, student, rows, cache=skd.TeacherCache(tmp_path, dtype=torch.float32))
+    for _ in range(2):
+        torch.testing.assert_close(losses(distiller, x), wanted, rtol=1e-6, atol=0)
+    assert kept(files(tmp_path)[0]) == [16 * 8 * 12] * 2
+
+
+def test_another_teacher_is_read_as_its_own_rows_do(tmp_path: Path, narrowing: Any) -> None:
+    teacher, student, plan, spectra, x = narrowing
+    torch.manual_seed(1)
+    rows = list(skd.methods.SKD(plan, spectra, output=0).transfers())
+    tap = rows[0].student_taps
+    rows.append(Transfer("other", tap, rows[0].teacher_taps, of="other"))
+    teachers = {"teacher": teacher, "other": mirrored(4).eval()}
+    wanted = losses(skd.Distiller(teachers, student, rows), x)
+    cache = skd.TeacherCache(tmp_path, dtype=torch.float32)
+    distiller = skd.Distiller(teachers, student, rows, cache=cache)
+    for _ in range(2):
+        torch.testing.assert_close(losses(distiller, x), wanted, rtol=1e-6, atol=0)
+    assert {sum(kept(path)) for path in files(tmp_path)} == {2 * 4 * 8 * 12, 4 * 8 * 12}
+
+
+class AsLarge(skd.adapters.Adapter):
+    """Uses more than the size of what it is compared with."""
+
+    def __init__(self) -> None:
+        super().__init__(layout="BCHW")
+
+    def forward(self, feature: Tensor, reference: Tensor | None = None) -> Tensor:
+        assert reference is not None
+        return feature * reference[:, 8:].std()  # channels that the basis' coordinates don't have
+
+
+class Doubled(skd.adapters.Adapter):
+    """Some adapter of a user's; nobody knows what it depends on."""
+
+    def __init__(self) -> None:
+        super().__init__(layout="BCHW")
+
+    def forward(self, feature: Tensor, reference: Tensor | None = None) -> Tensor:
+        return 2 * feature[:, :4]

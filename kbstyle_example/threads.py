@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind in threads, so that decoding, painting and encoding overlap."""
+"""Reading ahead and writing behind in threads, so that work overlaps; and no more in hand than there is room for."""
 
 from __future__ import annotations
 
@@ -120,3 +120,36 @@ class WriteBehind(Generic[T]):
         self._thread.join()
         if kind is None and self._error is not None:
             raise self._error
+
+
+class Room:
+    """So much may be in hand at a time; a single thing may be larger, if it is alone.
+
+    Examples
+    --------
+    >>> room = Room(10)
+    >>> room.take(25)
+    >>> room.give(25)
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used, self._closed = limit, 0, False
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Waits until there is room, or until it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._used or self._used + size <= self._limit)
+            self._used += size
+
+    def give(self, size: int) -> None:
+        """Back, from whichever thread."""
+        with self._changed:
+            self._used -= size
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
