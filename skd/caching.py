@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from skd._compression.budget import parse_size, size_text
 from skd._digests import Call, update
+from skd._feature_file import Kept, packed, unpacked
 from skd.adapters import Adapter, BasisAdapter, SpaceAdapter
 from skd.errors import ArgumentError, FeatureError, FileError
 from skd.methods.transfer import Transfer
@@ -25,8 +25,7 @@ __all__ = ["TeacherCache"]
 
 Features = dict[Tap, Tensor]
 DIGEST = hashlib.sha256().digest_size
-FORMAT = 2  # of what a file says
-Kept = tuple[Tensor, torch.dtype, bool]  # as written; its type, and whether its channels lay last
+FORMAT = 3  # of what a file says
 SUFFIX = ".features"
 TOLERANCE = 1e-3  # of a feature's largest value: what batches of other sizes may differ by
 
@@ -189,13 +188,10 @@ class TeacherCache:
             self.used -= len(content)
             path.unlink(missing_ok=True)
             return None
-        kept: list[Kept] = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
-        return kept
+        return unpacked(content[DIGEST:])
 
     def _write(self, key: str, features: Sequence[Tensor]) -> None:
-        file = io.BytesIO()
-        torch.save([self._kept(feature) for feature in features], file)
-        payload = file.getvalue()
+        payload = packed([self._kept(feature) for feature in features])
         if self.used + DIGEST + len(payload) > self.size:
             return
         path = self._path(key)
@@ -218,7 +214,7 @@ class TeacherCache:
         if narrow.dtype == torch.float16 and not bool(narrow.isfinite().all()):
             narrow = whole
         narrow = narrow.movedim(0, -1) if last else narrow
-        return narrow.clone(memory_format=torch.contiguous_format), feature.dtype, last
+        return Kept(narrow.contiguous(), feature.dtype, last)
 
 
 def narrowed(rows: Iterable[Transfer], name: str) -> dict[Tap, Adapter]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import skd
+from skd._feature_file import Kept, packed, unpacked
 from skd.errors import ArgumentError, FeatureError, FileError
 from skd.methods import Transfer
 
@@ -258,6 +258,23 @@ def test_a_pickle_and_a_compiled_step(tmp_path: Path) -> None:
     assert (cache.hits, cache.misses) == (0, 4)
 
 
+# --- files -----------------------------------------------------------------------------------------------------------
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64]
+
+
+@given(st.lists(st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=4), st.booleans()), max_size=4))
+def test_a_file_holds_what_was_written(features: list[tuple[torch.dtype, list[int], bool]]) -> None:
+    random = torch.Generator().manual_seed(0)
+    given = [
+        Kept((torch.randn(shape, generator=random) * 9).to(dtype), torch.float32, last)
+        for dtype, shape, last in features
+    ]
+    for one, other in zip(given, unpacked(packed(given)), strict=True):
+        assert (one.values.dtype, one.values.shape, one[1:]) == (other.values.dtype, other.values.shape, other[1:])
+        assert torch.equal(one.values, other.values)
+
+
 # --- features kept in a basis' coordinates ---------------------------------------------------------------------------
 
 
@@ -280,8 +297,7 @@ def narrowing() -> tuple[nn.Module, nn.Module, skd.Plan, skd.Spectra, Tensor]:
 
 def kept(path: Path) -> list[int]:
     """How many numbers a file holds of each feature."""
-    content = path.read_bytes()[32:]
-    return [feature.numel() for feature, *_ in torch.load(io.BytesIO(content), weights_only=True)]
+    return [each.values.numel() for each in unpacked(path.read_bytes()[32:])]
 
 
 def test_what_a_fixed_basis_reads_is_kept_in_its_coordinates(tmp_path: Path, narrowing: Any) -> None:
