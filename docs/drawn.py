@@ -6,11 +6,13 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from drawn_exports import export_marks
+from drawn_speed import speed_marks
+from tables import list_table
 
 import skd
 from benchmarks.ablations import table as ablations
@@ -20,12 +22,6 @@ from benchmarks.worth import table as worth
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-
-
-def list_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in reST; no cell is empty."""
-    cells = [("   * - " if k == 0 else "     - ") + cell for row in (head, *rows) for k, cell in enumerate(row)]
-    return "\n".join([".. list-table::", "   :header-rows: 1", "", *cells])
 
 
 def page_table(text: str) -> str:
@@ -123,47 +119,8 @@ def methods_marks() -> dict[str, str]:
 
 
 def benchmark_marks() -> dict[str, str]:
-    """What benchmark.rst shows of latency, of other libraries and of cached features."""
-    latency, libraries, caching = (
-        json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("latency", "libraries", "caching")
-    )
-    taken = []
-    for row in latency["rows"]:
-        for name, each in row["systems"].items():
-            wall = each["wall"]
-            adds = f"{each['multiply_adds'] / 1e9:.2f} G" if "multiply_adds" in each else "–"
-            ratio = f"{wall['ratio']:.2f} ({wall['least']:.2f}–{wall['greatest']:.2f})"
-            size = "×".join(map(str, row["size"]))
-            taken.append([size, str(row["threads"]), name, adds, f"{1000 * wall['seconds']:.0f} ms", ratio])
-        least = row["floor"]
-        moved = f"{least['bytes'] / 1e6:.0f} MB"
-        taken.append([size, str(row["threads"]), "the floor", moved, f"{1000 * least['seconds']:.0f} ms", "–"])
-    peaks = {tuple(row["size"]): str(row["peak_mib"]) for row in latency["rows"]}
-    compared = [
-        [
-            f"{name} {each['version']}",
-            str(each["lines"]),
-            f"{each['ratio']:.2f} ({each['least']:.2f}–{each['greatest']:.2f})",
-            "–" if each["mib"] is None else f"{each['mib']:.0f}",
-            f"{each['apart']:.0e}",
-        ]
-        for name, each in libraries["libraries"].items()
-    ]
-    steps = [
-        [name, f"{each['ratio']:.2f} ({each['least']:.2f}–{each['greatest']:.2f})"]
-        for name, each in caching["steps"].items()
-    ]
-    return {
-        "latency": list_table(
-            ["size", "threads", "system", "multiply-adds or bytes", "time", "times KBStyle's"], taken
-        ),
-        "peak": peaks[2048, 1080],
-        "libraries": list_table(["library", "lines", "step, times skd's", "MiB a step", "losses apart"], compared),
-        "caching": list_table(["step", "times the student's own"], steps),
-        "sample": f"{caching['bytes a sample']:,}",
-        "methods": compared_methods(),
-    }
+    """What benchmark.rst shows."""
+    return {**speed_marks(), "methods": compared_methods()}
 
 
 def compared_methods() -> str:

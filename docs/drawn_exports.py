@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tables import list_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "exports.json"
 BITS = {
@@ -52,7 +53,7 @@ def _formats(report: dict[str, Any]) -> str:
         found = [row["formats"][name] for row in report["rows"]]
         apart = [f"{255 * each['largest']:.2g} ({255 * each['mean']:.1g})" for each in found]
         rows.append([name, f"{report['bytes'][name]:,}" if name in report["bytes"] else "–", *apart])
-    return _table(head, rows)
+    return list_table(head, rows)
 
 
 def _times(report: dict[str, Any]) -> str:
@@ -61,7 +62,7 @@ def _times(report: dict[str, Any]) -> str:
         peak = report["peak_mib"].get(name)
         spread = f"{found['ratio']:.2f} ({found['least']:.2f}–{found['greatest']:.2f})"
         rows.append([name, spread if name != "torch" else "1", "–" if peak is None else str(peak)])
-    return _table(["format", "time, × torch", "MiB"], rows)
+    return list_table(["format", "time, × torch", "MiB"], rows)
 
 
 def _earlier(kept: dict[str, dict[str, str]] | None) -> str:
@@ -84,7 +85,7 @@ def _bits(report: dict[str, Any]) -> str:
         found = means[name]
         noise = f"{found['psnr']:.1f}, {found['least_psnr']:.1f}" if "psnr" in found else "–"
         rows.append([told, f"{sizes[name]:,}", noise, *(f"{found[each]:.4f}" for each in distances)])
-    return _table(head, rows)
+    return list_table(head, rows)
 
 
 def _noise(losses: dict[str, float]) -> float:
@@ -95,9 +96,3 @@ def _noise(losses: dict[str, float]) -> float:
 def _worst(losses: dict[str, float]) -> str:
     most = sorted(losses, key=losses.__getitem__, reverse=True)[:4]
     return ", ".join(f"`{name.removesuffix('.weight')}`" for name in most)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from drawn import list_table  # which reads this module
-
-    return list_table(head, rows)

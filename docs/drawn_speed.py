@@ -1,0 +1,79 @@
+"""What benchmark.rst shows of time: latency, whole pictures, other libraries, training; `drawn` has the pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tables import list_table
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+
+def speed_marks() -> dict[str, str]:
+    """A text for every mark."""
+    latency, libraries, caching, whole, training = (
+        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("latency", "libraries", "caching", "end_to_end", "training")
+    )
+    peaks = {tuple(row["size"]): str(row["peak_mib"]) for row in latency["rows"]}
+    return {
+        "latency": _latency(latency["rows"]),
+        "peak": peaks[2048, 1080],
+        "libraries": _libraries(libraries["libraries"]),
+        "caching": list_table(
+            ["step", "times the student's own"], [[name, _spread(each)] for name, each in caching["steps"].items()]
+        ),
+        "sample": f"{caching['bytes a sample']:,}",
+        "stages": _seconds("stage", "times the painting", whole["stages"]),
+        "folders": _seconds("folder", "times overlapping", whole["folder"]),
+        "photographs": str(whole["photographs"]),
+        "starts": _seconds("process", "times torch's import", whole["starts"]),
+        "training": "\n\n".join(_training(name, each) for name, each in training["tasks"].items()),
+    }
+
+
+def _spread(row: Mapping[str, float]) -> str:
+    return f"{row['ratio']:.2f} ({row['least']:.2f}–{row['greatest']:.2f})"
+
+
+def _latency(rows: list[dict[str, Any]]) -> str:
+    taken = []
+    for row in rows:
+        place = ["×".join(map(str, row["size"])), str(row["threads"])]
+        for name, each in row["systems"].items():
+            adds = f"{each['multiply_adds'] / 1e9:.2f} G" if "multiply_adds" in each else "–"
+            taken.append([*place, name, adds, f"{1000 * each['wall']['seconds']:.0f} ms", _spread(each["wall"])])
+        least = row["floor"]
+        taken.append([*place, "the floor", f"{least['bytes'] / 1e6:.0f} MB", f"{1000 * least['seconds']:.0f} ms", "–"])
+    return list_table(["size", "threads", "system", "multiply-adds or bytes", "time", "times KBStyle's"], taken)
+
+
+def _libraries(found: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"{name} {each['version']}",
+            str(each["lines"]),
+            _spread(each),
+            "–" if each["mib"] is None else f"{each['mib']:.0f}",
+            f"{each['apart']:.0e}",
+        ]
+        for name, each in found.items()
+    ]
+    return list_table(["library", "lines", "step, times skd's", "MiB a step", "losses apart"], rows)
+
+
+def _seconds(what: str, ratio: str, found: Mapping[str, Any]) -> str:
+    rows = [[name, f"{1000 * each['seconds']:.0f} ms", _spread(each)] for name, each in found.items()]
+    return list_table([what, "time", ratio], rows)
+
+
+def _training(title: str, found: Mapping[str, Any]) -> str:
+    rows = [[name, f"{each['steps a second']:.1f}", _spread(each)] for name, each in found["steps"].items()]
+    rows += [[name, "–", f"fails in PyTorch: `{why.split(':')[0]}`"] for name, why in found["failed"].items()]
+    steps = list_table([title, "steps a second", "time, × the student's own"], rows)
+    parts = list(next(iter(found["profile"].values())))
+    shares = [[name, *(f"{1000 * each[part]:.1f}" for part in parts)] for name, each in found["profile"].items()]
+    return f"{steps}\n\n{list_table([f'{title}, ms a step', *parts], shares)}"
