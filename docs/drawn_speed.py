@@ -40,15 +40,24 @@ def _spread(row: Mapping[str, float]) -> str:
 
 
 def _latency(rows: list[dict[str, Any]]) -> str:
-    taken = []
-    for row in rows:
-        place = ["×".join(map(str, row["size"])), str(row["threads"])]
-        for name, each in row["systems"].items():
-            adds = f"{each['multiply_adds'] / 1e9:.2f} G" if "multiply_adds" in each else "–"
-            taken.append([*place, name, adds, f"{1000 * each['wall']['seconds']:.0f} ms", _spread(each["wall"])])
-        least = row["floor"]
-        taken.append([*place, "the floor", f"{least['bytes'] / 1e6:.0f} MB", f"{1000 * least['seconds']:.0f} ms", "–"])
-    return list_table(["size", "threads", "system", "multiply-adds or bytes", "time", "times KBStyle's"], taken)
+    """A table for each size; the numbers of threads stand beside each other."""
+    threads = list(dict.fromkeys(row["threads"] for row in rows))
+    head = ["system", "multiply-adds or bytes"]
+    head += [each for count in threads for each in (f"{count} thread{'s' * (count > 1)}", "× KBStyle's")]
+    parts = []
+    for size in dict.fromkeys(tuple(row["size"]) for row in rows):
+        found = [row for row in rows if tuple(row["size"]) == size]
+        lines = []
+        for name, each in found[0]["systems"].items():
+            lines.append([name, f"{each['multiply_adds'] / 1e9:.2f} G" if "multiply_adds" in each else "–"])
+            for row in found:
+                wall = row["systems"][name]["wall"]
+                lines[-1] += [f"{1000 * wall['seconds']:.0f} ms", _spread(wall)]
+        lines.append(["the floor", f"{found[0]['floor']['bytes'] / 1e6:.0f} MB"])
+        for row in found:
+            lines[-1] += [f"{1000 * row['floor']['seconds']:.0f} ms", "–"]
+        parts.append(f"**{size[0]}×{size[1]}**\n\n{list_table(head, lines)}")
+    return "\n\n".join(parts)
 
 
 def _libraries(found: Mapping[str, Any]) -> str:
