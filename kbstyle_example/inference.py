@@ -1,9 +1,9 @@
 """KBStyle's passes for painting: the network's own pictures in less time, on the CPU and without gradients.
 
-What is saved, against the modules one after the other: 0.5 is taken off the picture, and put back, by the biases; 2×2
-pixels become channels, and channels pixels, in whole runs of memory, padded at once; the style's gains and shifts are
-folded into the pointwise layers' weights, and the blocks' last biases into whatever comes next; and what can be
-overwritten is.
+What is saved, against the modules one after the other: 0.5 is taken off the picture, and put back, by the biases; the
+first layer reads the pixels themselves, and channels become pixels in whole runs of memory, padded at once; the style's
+gains and shifts are folded into the pointwise layers' weights, and the blocks' last biases into whatever comes next;
+and what can be overwritten is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kbstyle_example.layers import Block, StyledBlocks, doubled
 from kbstyle_example.moments import Moments, moments
 from kbstyle_example.networks import Encoder, KBStyle, StyleCode, padded
 
-# Where a channel of 2×2 pixels of three colours stands in memory, and where PixelUnshuffle has it.
+# Where a channel of 2×2 pixels of three colours stands in memory, and where PixelShuffle has it.
 INTERLEAVED = [4 * colour + 2 * row + column for row in (0, 1) for column in (0, 1) for colour in (0, 1, 2)]
 STRIP = 2**15  # positions of level 1: what lies between picture and feature stays in the cache
 LAST = torch.channels_last
@@ -87,7 +87,8 @@ class Inference:
         def fill(inner: Tensor, seen: slice) -> None:
             torch.addcmul(shift, rows[seen], gain, out=inner).relu_()
 
-        for strip, feature in _strips(x.new_empty(_rows(width) + 2, width + 2, x.shape[1]), height, fill):
+        for strip, part in _strips(x.new_empty(_rows(width) + 2, width + 2, x.shape[1]), height, fill):
+            feature = part[None].permute(0, 3, 1, 2)
             squares = self.output(feature, is_padded=True).permute(0, 2, 3, 1).view(-1, width, 2, 6)
             found[strip, 0], found[strip, 1] = squares[:, :, 0], squares[:, :, 1]
         return found.view(1, 2 * height, 2 * width, 3).permute(0, 3, 1, 2)
@@ -96,12 +97,14 @@ class Inference:
 class _Conv:
     """A 3×3 convolution whose border repeats the edge."""
 
-    def __init__(self, layer: nn.Conv2d, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, layer: nn.Conv2d, weight: Tensor | None = None, bias: Tensor | None = None, *, stride: int | None = None
+    ) -> None:
         weight = layer.weight if weight is None else weight
         self.weight = weight.detach().contiguous(memory_format=LAST)
         self.bias = (layer.bias if bias is None else bias).detach()  # type: ignore[union-attr]
         self.sums = self.weight.sum((2, 3))
-        self.stride = layer.stride[0]
+        self.stride = layer.stride[0] if stride is None else stride
 
     def __call__(self, x: Tensor, constant: Tensor | None = None, *, is_padded: bool = False) -> Tensor:
         """Of x, or of x plus a constant (C,)."""
@@ -115,8 +118,9 @@ class _Encoder:
 
     def __init__(self, encoder: Encoder) -> None:
         first = encoder.level1[1]
-        weight = first.weight[:, INTERLEAVED]  # type: ignore[index]
-        self.one = _Conv(first, weight, first.bias - 0.5 * weight.sum((1, 2, 3)))  # type: ignore[arg-type, operator]
+        # On channels of 2×2 pixels a 3×3 is a 6×6 on the pixels, every second one: they needn't be put together.
+        weight = F.pixel_shuffle(first.weight, 2)  # type: ignore[arg-type]
+        self.one = _Conv(first, weight, first.bias - 0.5 * weight.sum((1, 2, 3)), stride=2)  # type: ignore[arg-type, operator]
         self.two, self.three = _Conv(encoder.level2[0]), _Conv(encoder.level3[0])  # type: ignore[arg-type]
         self.blocks = _Blocks([layer for layer in encoder.level3 if isinstance(layer, Block)])
 
@@ -129,14 +133,17 @@ class _Encoder:
     def _one(self, image: Tensor) -> Tensor:
         """Level 1, its border repeated."""
         height, width = (side // 2 for side in image.shape[-2:])
-        rows = image.permute(0, 2, 3, 1).reshape(height, 2, width, 6)
+        rows = image.permute(0, 2, 3, 1).reshape(height, 2, width, 6).transpose(1, 2)
         found = image.new_empty(height + 2, width + 2, len(self.one.weight))
 
         def fill(inner: Tensor, seen: slice) -> None:
-            inner[..., :6], inner[..., 6:] = rows[seen, 0], rows[seen, 1]
+            inner.copy_(rows[seen])
 
-        for strip, squares in _strips(image.new_empty(_rows(width) + 2, width + 2, 12), height, fill):
-            made = self.one(squares, is_padded=True).relu_()
+        # In memory rows of pixels; seen as squares of 2×2, whose border is squares, too.
+        squares = image.new_empty(_rows(width) + 2, 2, width + 2, 6).transpose(1, 2)
+        for strip, part in _strips(squares, height, fill):
+            pixels = part.transpose(1, 2).view(1, -1, 2 * width + 4, 3).permute(0, 3, 1, 2)
+            made = self.one(pixels, is_padded=True).relu_()
             found[strip.start + 1 : strip.stop + 1, 1:-1] = made[0].permute(1, 2, 0)
         return _bordered(found)[None].permute(0, 3, 1, 2)
 
@@ -194,14 +201,14 @@ def _modulation(feature: Tensor, style: Moments) -> tuple[Tensor, Tensor]:
 
 
 def _strips(buffer: Tensor, height: int, fill: Callable[[Tensor, slice], None]) -> Iterator[tuple[slice, Tensor]]:
-    """Strips of rows, and of each the feature (1, C, rows + 2, W + 2) that `fill` writes, with its border."""
+    """Strips of rows, and of each the feature (rows + 2, W + 2, …) that `fill` writes, with its border."""
     size = len(buffer) - 2
     for top in range(0, height, size):
         bottom = min(top + size, height)
         above, below = max(top - 1, 0), min(bottom + 1, height)
         part = buffer[: bottom - top + 2]
         fill(part[above - top + 1 : below - top + 1, 1:-1], slice(above, below))
-        yield slice(top, bottom), _bordered(part, top=top == 0, bottom=bottom == height)[None].permute(0, 3, 1, 2)
+        yield slice(top, bottom), _bordered(part, top=top == 0, bottom=bottom == height)
 
 
 def _rows(width: int) -> int:
@@ -209,7 +216,7 @@ def _rows(width: int) -> int:
 
 
 def _bordered(rows: Tensor, *, top: bool = True, bottom: bool = True) -> Tensor:
-    """(H + 2, W + 2, C): the border repeats what is inside it; at top and bottom only where that is the picture's."""
+    """(H + 2, W + 2, …): the border repeats what is inside it; at top and bottom only where that is the picture's."""
     rows[:, 0], rows[:, -1] = rows[:, 1], rows[:, -2]
     if top:
         rows[0] = rows[1]
