@@ -16,7 +16,11 @@ math_core = pytest.importorskip("math_core")
 nodes = pytest.importorskip("docutils.nodes")
 pytest.importorskip("sphinx")
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [*(ROOT / "docs").glob("*.rst"), *(ROOT / "docs" / "guides").glob("*.rst")]
+SOURCES = [
+    *(ROOT / "docs").glob("*.rst"),
+    *(ROOT / "docs" / "guides").glob("*.rst"),
+    *(ROOT / "docs" / "api").glob("*.rst"),
+]
 SOURCES += [*(ROOT / "docs" / "examples").glob("*.py"), *(ROOT / "skd").rglob("*.py")]
 
 

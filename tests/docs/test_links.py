@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = [*DOCS.glob("*.rst"), *(DOCS / "guides").glob("*.rst"), *(DOCS / "examples").iterdir()]
+PAGES = [
+    *DOCS.glob("*.rst"),
+    *(DOCS / "guides").glob("*.rst"),
+    *(DOCS / "api").glob("*.rst"),
+    *(DOCS / "examples").iterdir(),
+]
 PAGES = sorted(page for page in PAGES if page.suffix in (".rst", ".py"))
 
 
