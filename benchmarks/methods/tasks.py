@@ -25,7 +25,7 @@ SETTINGS = {
         widths=(32, 64, 128),
         teacher_steps=8_000,
         teacher_batch=8,
-        teacher_rounds=2,
+        teacher_rounds=3,
         crop=64,
     ),
     "pronunciation": Setting(
