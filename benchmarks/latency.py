@@ -2,8 +2,9 @@
 
 Content and style have the same size, and both are encoded; "style known" is the picture alone. All systems run in one
 process on the same input, take turns, and each ratio is taken within a round, so that what slows the machine for a
-while slows all of them. MicroAST and AdaIN with VGG-19 have random weights: they take the same time. Seconds are of the
-processor, all threads together, and of the wall.
+while slows all of them. On processors that multiply in bfloat16 KBStyle and MicroAST are timed in it, too. MicroAST and
+AdaIN with VGG-19 have random weights: they take the same time. Seconds are of the processor, all threads together, and
+of the wall.
 
 Beside them stands the floor: multiply-adds, and the least bytes that must move if everything between two statistics
 were one pass (pictures read and written once; what is normalised, and what the decoder takes from the content encoder,
@@ -16,6 +17,7 @@ copy, whichever is longer.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import statistics
@@ -30,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kbstyle_example.devices import has_bfloat16
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.files import write_atomically
 from kbstyle_example.inference import Inference
@@ -43,12 +46,13 @@ RESULTS = Path(__file__).parent / "results" / "latency.json"
 KBSTYLE, KNOWN, MODULES = "KBStyle", "KBStyle, style known", "KBStyle, module by module"
 ONNX, MICROAST, ADAIN = "KBStyle, ONNX Runtime", "MicroAST", "AdaIN with VGG-19"
 MAGENTA = "Magenta, style known"
+HALF, HALF_KNOWN, MICROAST_HALF = "KBStyle, bfloat16", "KBStyle, bfloat16, style known", "MicroAST, bfloat16"
 # What is timed at which size: at 2K AdaIN takes minutes, and gigabytes.
 SIZES = {
-    (384, 384): (KBSTYLE, KNOWN, MAGENTA),
-    (512, 512): (KBSTYLE, KNOWN, MODULES, MICROAST, ADAIN, ONNX),
-    (2048, 1080): (KBSTYLE, KNOWN, MODULES, MICROAST, ONNX),
-    (4096, 2160): (KBSTYLE, KNOWN, MODULES),
+    (384, 384): (KBSTYLE, KNOWN, HALF, HALF_KNOWN, MAGENTA),
+    (512, 512): (KBSTYLE, KNOWN, HALF, HALF_KNOWN, MODULES, MICROAST, MICROAST_HALF, ADAIN, ONNX),
+    (2048, 1080): (KBSTYLE, KNOWN, HALF, HALF_KNOWN, MODULES, MICROAST, MICROAST_HALF, ONNX),
+    (4096, 2160): (KBSTYLE, KNOWN, HALF, HALF_KNOWN, MODULES),
 }
 Run = Callable[[Tensor, Tensor], Any]
 
@@ -89,27 +93,41 @@ def systems(onnx: bool, folder: Path, peers: Path | None = None) -> dict[str, tu
     torch.manual_seed(0)
     ours = KBStyle(STUDENT).eval().to(memory_format=torch.channels_last)
     microast, adain = MicroAST().eval(), AdaIN().eval()
-    known: dict[tuple[int, ...], Any] = {}
-
     quick = Inference(ours)  # as `stylize` paints
+    found: dict[str, tuple[Run, nn.Module | None]] = {
+        KBSTYLE: (lambda c, s: quick.render(_last(c), quick.encode_style(_last(s))), ours),
+        KNOWN: (_knowing(quick), None),
+        MODULES: (lambda c, s: ours(_last(c), _last(s)), None),
+        MICROAST: (microast, microast),
+        ADAIN: (adain, adain),
+    }
+    if has_bfloat16():
+        half = Inference(ours, torch.bfloat16)
+        found[HALF] = (lambda c, s: half.render(_last(c), half.encode_style(_last(s))), None)
+        found[HALF_KNOWN] = (_knowing(half), None)
+        found[MICROAST_HALF] = (_in_bfloat16(microast), None)
+    if onnx:
+        found[ONNX] = (_onnx(KBStyle(STUDENT).eval(), folder), None)
+    if peers is not None:
+        found[MAGENTA] = (_magenta(peers), None)
+    return found
+
+
+def _knowing(quick: Inference) -> Run:
+    """Painting alone: of each size the first style is encoded and kept."""
+    known: dict[tuple[int, ...], Any] = {}
 
     def render(content: Tensor, style: Tensor) -> Tensor:
         if style.shape not in known:
             known[style.shape] = quick.encode_style(_last(style))
         return quick.render(_last(content), known[style.shape])
 
-    found: dict[str, tuple[Run, nn.Module | None]] = {
-        KBSTYLE: (lambda c, s: quick.render(_last(c), quick.encode_style(_last(s))), ours),
-        KNOWN: (render, None),
-        MODULES: (lambda c, s: ours(_last(c), _last(s)), None),
-        MICROAST: (microast, microast),
-        ADAIN: (adain, adain),
-    }
-    if onnx:
-        found[ONNX] = (_onnx(KBStyle(STUDENT).eval(), folder), None)
-    if peers is not None:
-        found[MAGENTA] = (_magenta(peers), None)
-    return found
+    return render
+
+
+def _in_bfloat16(network: nn.Module) -> Run:
+    half = copy.deepcopy(network).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    return lambda content, style: half(_last(content).bfloat16(), _last(style).bfloat16())
 
 
 def _last(picture: Tensor) -> Tensor:

@@ -104,6 +104,7 @@ def _painting(options: argparse.Namespace) -> PainterOptions:
         "masks": masks,
         "style_size": options.style_size,
         "paint_size": options.paint_size,
+        "precision": options.precision,
         "device": options.device,
         "max_pixels": options.max_pixels,
     }

@@ -34,6 +34,34 @@ def moments(feature: Tensor) -> Moments:
     return Moments(mean, (variance + EPSILON).sqrt())
 
 
+class Statistics:
+    """`moments` of a feature that comes in parts (Chan, Golub & LeVeque 1983), put together in float64.
+
+    Examples
+    --------
+    >>> feature, statistics = torch.rand(1, 2, 6, 5), Statistics()
+    >>> for part in feature.split(4, dim=2):
+    ...     statistics.add(part)
+    >>> torch.testing.assert_close(statistics.moments(), moments(feature))
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, Tensor, Tensor]] = []
+
+    def add(self, feature: Tensor) -> None:
+        """(B, C, H, W), as many samples and channels as the others."""
+        self.parts.append((feature.shape[2] * feature.shape[3], *var_mean(feature)))
+
+    def moments(self) -> Moments:
+        """Of all that was added, in float32."""
+        counts, variances, means = zip(*self.parts, strict=True)
+        each, mean = (torch.stack(found).double() for found in (variances, means))
+        share = torch.tensor(counts, dtype=torch.float64, device=mean.device).div(sum(counts)).view(-1, 1, 1, 1, 1)
+        whole = (share * mean).sum(0)
+        variance = (share * (each + (mean - whole) ** 2)).sum(0)
+        return Moments(whole.float(), (variance + EPSILON).sqrt().float())
+
+
 def var_mean(feature: Tensor) -> tuple[Tensor, Tensor]:
     """Population variance and mean of each channel, (B, C, 1, 1) each, in float32 or, of float64, in float64.
 
@@ -42,7 +70,6 @@ def var_mean(feature: Tensor) -> tuple[Tensor, Tensor]:
     >>> [found.item() for found in var_mean(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2))]
     [4.0, 3.0]
     """
-    feature = feature if feature.dtype == torch.float64 else feature.float()
     by_columns = (
         feature.device.type == "cpu"
         and feature.stride(1) == 1  # channels_last, or a part of it
@@ -50,6 +77,7 @@ def var_mean(feature: Tensor) -> tuple[Tensor, Tensor]:
         and not torch.compiler.is_compiling()
     )
     if not by_columns:
+        feature = feature if feature.dtype == torch.float64 else feature.float()
         return torch.var_mean(feature, dim=(2, 3), keepdim=True, correction=0)
     samples = [_var_mean_by_columns(sample) for sample in feature.permute(0, 2, 3, 1)]
     variance, mean = (torch.stack(found).view(*feature.shape[:2], 1, 1) for found in zip(*samples, strict=True))
@@ -64,7 +92,9 @@ def _var_mean_by_columns(sample: Tensor) -> tuple[Tensor, Tensor]:
     """
     height, width, channels = sample.shape
     columns = sample.reshape(1, height, 1, width * channels).permute(0, 3, 1, 2)
-    mean, variance = torch.batch_norm_update_stats(columns, None, None, 0.0)
+    half = sample.dtype not in (torch.float32, torch.float64)
+    kept = torch.zeros(width * channels) if half else None  # its type is that of the result
+    mean, variance = torch.batch_norm_update_stats(columns, kept, kept, 0.0)
     between, mean = torch.var_mean(mean.view(width, channels), dim=0, correction=0)
     return variance.view(width, channels).mean(0) + between, mean
 

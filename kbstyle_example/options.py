@@ -27,6 +27,7 @@ class PainterOptions(TypedDict, total=False):
     masks: Sequence[Source | None] | None
     style_size: int
     paint_size: int | None
+    precision: str
     device: str | torch.device | None
     max_pixels: int | None
 

@@ -42,8 +42,8 @@ def as_numbers(pixels: Pixels) -> Tensor:
     >>> as_numbers(np.full((2, 3), 51, np.uint8)).shape
     torch.Size([1, 1, 2, 3])
     """
-    planes = np.array(np.moveaxis(np.atleast_3d(pixels), 2, 0), order="C")
-    return torch.from_numpy(planes).float().div_(255)[None]
+    copied = torch.from_numpy(np.array(np.atleast_3d(pixels), order="C"))  # torch wants to be allowed to write
+    return copied[None].permute(0, 3, 1, 2).float().div_(255)  # as it lies in memory: channels last
 
 
 def as_pixels(image: Tensor) -> Pixels:
@@ -59,10 +59,14 @@ def as_pixels(image: Tensor) -> Pixels:
     >>> as_pixels(torch.tensor([-1.0, 0.499, 2.0]).view(1, 3, 1, 1))
     array([[[  0, 127, 255]]], dtype=uint8)
     """
-    if not torch.isfinite(image).all():
-        raise NonFiniteError("a picture holds NaN or infinite values")
-    rounded = (image[0].detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    pixels: Pixels = rounded.permute(1, 2, 0).contiguous().numpy()
+    channels, height, width = image.shape[1:]
+    pixels = np.empty((height, width, channels), np.uint8)
+    for rows in strips(height, width):
+        part = image[0, :, rows].detach().float()
+        if not torch.isfinite(part).all():
+            raise NonFiniteError("a picture holds NaN or infinite values")
+        rounded = (part * 255).clamp_(0, 255).round_().to("cpu", torch.uint8)
+        pixels[rows] = rounded.permute(1, 2, 0).numpy()
     return pixels
 
 

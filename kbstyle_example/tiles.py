@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kbstyle_example.moments import EPSILON, Moments, var_mean
+from kbstyle_example.moments import Moments, Statistics
 from kbstyle_example.networks import KBStyle, StyleCode
 from skd.errors import ArgumentError
 
@@ -111,7 +111,7 @@ def render_tiles(
 
     known: list[Moments] = []
     for scale in LEVELS:
-        sums = _Sums()
+        sums = Statistics()
         for tile in parts:
             content = network.content_encoder(_pixels(photograph, tile, network))
             sums.add(_core(network.decoder.entering(content, code, known), tile, scale))
@@ -126,25 +126,6 @@ def render_tiles(
         place[:] = part[: place.shape[0], : place.shape[1]]
         tell()
     return painted
-
-
-class _Sums:
-    """Means and squared deviations of features that come in parts (Chan, Golub & LeVeque 1983), in float64."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
-
-    def add(self, feature: Tensor) -> None:
-        count = feature.shape[2] * feature.shape[3]
-        variance, mean = (found.double() for found in var_mean(feature))
-        both = self.count + count
-        difference = mean - self.mean
-        self.squares = self.squares + variance * count + difference**2 * (self.count * count / both)
-        self.mean = self.mean + difference * (count / both)
-        self.count = both
-
-    def moments(self) -> Moments:
-        return Moments(self.mean.float(), (self.squares / self.count + EPSILON).sqrt().float())
 
 
 def _pixels(photograph: Photograph, tile: Tile, network: KBStyle) -> Tensor:

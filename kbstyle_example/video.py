@@ -101,7 +101,8 @@ def stylize_video(
         FFV1 in RGB, .mkv only, very large.
     progress : bool
         Show a bar, on a terminal.
-    network, strength, keep_colour, style_weights, masks, style_size, paint_size, device, max_pixels
+    network, strength, keep_colour, style_weights, masks, style_size, paint_size, precision, device,
+    max_pixels
         See `painting.Painter`; masks lie still.
 
     Raises

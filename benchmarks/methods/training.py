@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 import skd
 from benchmarks.methods.task import Setting
+from kbstyle_example.devices import has_bfloat16
 from kbstyle_example.files import write_atomically
 
 TEACHER_SEED = 2_000_000
@@ -39,12 +40,6 @@ class Supervised(nn.Module):
         return skd.Step(output, skd.Losses({"task": self.loss(output, batch)}))
 
 
-def quick_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16; where it only pretends to, a step takes a hundred times as long."""
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
 def taught(
     name: str,
     make: Callable[[], Network],
@@ -61,7 +56,7 @@ def taught(
 
     In rounds, each twice as long as the one before, which begin from its weights with the learning rate high again
     (Loshchilov & Hutter 2017): a teacher that isn't good enough yet is trained further instead of anew. In bfloat16
-    where the processor has it (`quick_bfloat16`), which takes half the time.
+    where the processor has it (`has_bfloat16`), which takes half the time.
 
     The file is all that counts afterwards, so that a change of the code which leaves the network alone doesn't cost
     hours. What was trained with it is known by the weights (`plan_of`).
@@ -82,7 +77,7 @@ def taught(
             steps=steps,
             learning_rate=1e-3,
             warmup=min(warmup, steps // 10),
-            precision="bfloat16" if quick_bfloat16() else "float32",
+            precision="bfloat16" if has_bfloat16() else "float32",
             channels_last=setting.crop > 0,
             seed=seed,
             cpu=True,

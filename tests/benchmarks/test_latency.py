@@ -60,8 +60,26 @@ def test_a_known_style_is_encoded_once(tmp_path: Path, monkeypatch: pytest.Monke
         assert found[latency.ADAIN][0](content, style).shape == content.shape
 
 
+def test_bfloat16_is_timed_where_it_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, style = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 24, 24)
+    for there in (False, True):
+        monkeypatch.setattr(latency, "has_bfloat16", lambda there=there: there)
+        found = latency.systems(onnx=False, folder=tmp_path)
+        assert all((name in found) is there for name in (latency.HALF, latency.HALF_KNOWN, latency.MICROAST_HALF))
+    with torch.inference_mode():
+        plain, half, known = (
+            found[name][0](content, style) for name in (latency.KBSTYLE, latency.HALF, latency.HALF_KNOWN)
+        )
+        assert torch.equal(half, known)
+        assert 1e-5 < (half - plain).abs().max() < 0.3
+        one, other = (found[name][0](content, style) for name in (latency.MICROAST, latency.MICROAST_HALF))
+        assert other.dtype == torch.bfloat16
+        torch.testing.assert_close(other.float(), one, rtol=0.2, atol=0.2)
+
+
 def test_every_size_begins_with_what_ratios_are_to(tmp_path: Path) -> None:
-    known = {*latency.systems(onnx=False, folder=tmp_path), latency.ONNX, latency.MAGENTA}
+    halves = {latency.HALF, latency.HALF_KNOWN, latency.MICROAST_HALF}  # only where they are quick
+    known = {*latency.systems(onnx=False, folder=tmp_path), latency.ONNX, latency.MAGENTA, *halves}
     assert {name for names in latency.SIZES.values() for name in names} == known
     assert all(names[0] == latency.KBSTYLE for names in latency.SIZES.values())
 

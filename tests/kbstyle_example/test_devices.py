@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kbstyle_example.devices import as_device, exact
+from kbstyle_example.devices import as_device, as_precision, exact, has_bfloat16
 from skd.errors import ArgumentError
 
 
@@ -36,6 +36,23 @@ def test_what_isnt_here(monkeypatch: pytest.MonkeyPatch) -> None:
         as_device("cuda:2")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert as_device("mps").type == "mps"
+
+
+def test_bfloat16_only_where_it_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for found, there in (({"avx2": True, "avx512_bf16": False}, False), ({"avx512_bf16": True}, True), ({}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert has_bfloat16() is there
+        assert as_precision("float32", cpu) == torch.float32
+        if there:
+            assert as_precision("bfloat16", cpu) == torch.bfloat16
+            with pytest.raises(ArgumentError, match=r"painting in bfloat16; got device cuda:0; expected cpu. Remedy: "):
+                as_precision("bfloat16", torch.device("cuda:0"))
+        else:
+            with pytest.raises(ArgumentError, match=r"can't multiply in bfloat16; expected one with AVX512.*float32"):
+                as_precision("bfloat16", cpu)
+    with pytest.raises(ArgumentError, match="precision to paint in; got half; expected float32 or bfloat16"):
+        as_precision("half", cpu)
 
 
 def test_exact_is_set_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

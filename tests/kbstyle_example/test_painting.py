@@ -22,6 +22,8 @@ import kbstyle_example
 from kbstyle_example import KBStyle, KBStyleConfig
 from kbstyle_example.colours import with_colours_of
 from kbstyle_example.images import load_image, to_pil
+from kbstyle_example.inference import Inference
+from kbstyle_example.networks import STUDENT, TEACHER
 from kbstyle_example.options import PainterOptions
 from kbstyle_example.painting import DEFAULT, LONGEST_STYLE_SIDE, Painter, encoded, render, style_tensor, stylize
 from kbstyle_example.strips import as_pixels, strips
@@ -399,6 +401,25 @@ def test_large_photographs_are_painted_in_tiles(monkeypatch: pytest.MonkeyPatch,
     assert_near(tiled, whole)
     found = Painter(style, network=net, style_size=40)(photograph)
     assert np.abs(found.astype(int) - by_painter).max() <= 1
+
+
+def test_what_is_large_depends_on_the_network() -> None:
+    from kbstyle_example.painting import _is_large
+
+    found = {config.widths[0]: _is_large(KBStyle(config), 4096, 4096) for config in (STUDENT, TEACHER)}
+    assert found == {8: False, 32: True}
+    assert not _is_large(KBStyle(TEACHER), 2048, 2048)
+    assert _is_large(KBStyle(STUDENT), 4096, 4097)
+
+
+def test_the_precision_is_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbstyle_example.devices.has_bfloat16", lambda: True)
+    for name in ("float32", "bfloat16"):
+        quick = Painter(PAINTING, network=NET, precision=name).quick
+        assert isinstance(quick, Inference)
+        assert str(quick.dtype) == f"torch.{name}"
+    with pytest.raises(ArgumentError, match="precision to paint in; got float64"):
+        Painter(PAINTING, network=NET, precision="float64")
 
 
 def test_strips_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_defaults_are_the_apis() -> None:
 def test_every_option_reaches_the_painter(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["stylize", "c.png", "--style", "styles/d.png", "styles/e.png", "-o", "out.png"]
     arguments += ["--style-weights", "1", "3", "--mask", "mask.png", "none", "--strength", "0.7", "--keep-colour"]
-    arguments += ["--style-size", "20", "--paint-size", "48", "--device", "cpu"]
+    arguments += ["--style-size", "20", "--paint-size", "48", "--precision", "float32", "--device", "cpu"]
     assert main(arguments) == 0
     assert capsys.readouterr() == ("out.png\n", "")
     expected = stylize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kbstyle_example.moments import Moments
+from kbstyle_example.moments import EPSILON, Moments, Statistics
 from kbstyle_example.networks import KBStyle, KBStyleConfig, StyleCode
 from kbstyle_example.tiles import render_tiles, tiles
 from kbstyle_example.weights_file import load_weights
@@ -125,3 +127,27 @@ def test_what_is_no_photograph(picture: np.ndarray) -> None:
     net = network(fine=0, blocks=0)
     with pytest.raises(ArgumentError, match=r"no photograph to paint in tiles; got .*expected \(H, W, 3\) in uint8"):
         render_tiles(net, picture, code(net))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    cuts=st.lists(st.integers(1, 29), max_size=4, unique=True),
+    mean=st.sampled_from([0.0, -3.0, 1000.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    last=st.booleans(),
+)
+def test_statistics_of_parts_are_those_of_the_whole(
+    cuts: list[int], mean: float, dtype: torch.dtype, last: bool
+) -> None:
+    torch.manual_seed(len(cuts))
+    feature = (mean + torch.randn(1, 3, 30, 7)).to(dtype)
+    if last:
+        feature = feature.contiguous(memory_format=torch.channels_last)
+    statistics = Statistics()
+    for top, bottom in itertools.pairwise([0, *sorted(cuts), 30]):
+        statistics.add(feature[:, :, top:bottom])
+    found, values = statistics.moments(), feature.double().numpy()
+    assert found.mean.dtype == found.deviation.dtype == torch.float32
+    torch.testing.assert_close(found.mean, torch.from_numpy(values.mean((2, 3), keepdims=True)).float())
+    deviation = np.sqrt(values.var((2, 3), keepdims=True) + EPSILON)
+    torch.testing.assert_close(found.deviation, torch.from_numpy(deviation).float(), rtol=2e-3, atol=1e-6)

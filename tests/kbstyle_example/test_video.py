@@ -382,7 +382,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_commands_defaults_are_the_apis() -> None:
     options = vars(_parser().parse_args(["video", "a.mp4", "--style", "b.png", "-o", "c.mp4"], argparse.Namespace()))
     defaults = {name: parameter.default for name, parameter in inspect.signature(stylize_video).parameters.items()}
-    assert len(defaults) == 16
+    assert len(defaults) == 17
     for name, value in defaults.items():
         if name not in ("clip", "style", "out", "progress"):
             assert options[{"network": "weights", "masks": "mask"}.get(name, name)] == value, name
@@ -392,6 +392,7 @@ def test_every_option_reaches_the_painter(place: Path, capsys: pytest.CaptureFix
     command = ["video", "in.mkv", "--style", "a.png", "b.png", "-o", "out.mkv", "--weights", "net.safetensors"]
     command += ["--style-weights", "1", "3", "--mask", "mask.png", "none", "--strength", "0.7", "--keep-colour"]
     command += ["--style-size", "32", "--paint-size", "40", "--device", "cpu", "--stability", "0.3", "--lossless"]
+    command += ["--precision", "float32"]
     assert main([*command, "--json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
