@@ -4,6 +4,9 @@ For each size a photograph is written as a JPEG, and ``python -m kbstyle_example
 is measured is that process, from its start to its end, decoding and encoding with it. CPU seconds are of all threads;
 they hardly depend on what else the machine does, as the wall's seconds do. Time linear in pixels is a straight line:
 seconds = fixed + slope × megapixels, fitted with least squares of relative errors, whose greatest is reported.
+
+The tool paints them whole; beyond 134 megapixels it does in tiles (`kbstyle_example.tiles`). What those take is
+measured beside it on one size, without files.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ import torch
 from PIL import Image
 
 from kbstyle_example import STUDENT, KBStyle, weights_file
-from kbstyle_example.tiles import TILE
-from kbstyle_example.weights_file import save_weights
+from kbstyle_example.inference import Inference
+from kbstyle_example.painting import style_tensor
+from kbstyle_example.tiles import TILE, render_tiles
+from kbstyle_example.weights_file import load_weights, save_weights
 
 SIZES = ((1024, 1024), (2048, 2048), (4096, 2560), (6144, 4096), (10240, 4096), (12288, 8192))
 GOAL = {"size": [10240, 4096], "peak_mib": 1536}
@@ -51,6 +56,21 @@ def one(photograph: Path, weights: str, threads: int) -> dict[str, float]:
     }
 
 
+def in_tiles(weights: str, size: tuple[int, int], threads: int) -> dict[str, Any]:
+    """Seconds in tiles and whole, and how far apart the pictures are, in steps of 255."""
+    torch.set_num_threads(threads)
+    network = load_weights(weights).eval()
+    with Image.open(SAMPLES / "content" / "taj_mahal.jpg") as picture:
+        photograph = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+    style = style_tensor(SAMPLES / "style" / "cafe_terrace_at_night.jpg")
+    with torch.inference_mode():
+        code, started = network.encode_style(style), time.perf_counter()
+        tiled, between = render_tiles(network, photograph, code), time.perf_counter()
+        whole, ended = Inference(network).paint(photograph, code), time.perf_counter()
+    apart = int(np.abs(tiled.astype(np.int16) - whole).max())
+    return {"size": list(size), "tiles": between - started, "whole": ended - between, "apart": apart}
+
+
 def line(rows: list[dict[str, Any]], what: str) -> dict[str, float]:
     """A straight line through the rows, each of which counts by its relative error."""
     size, seconds = (np.array([row[key] for row in rows]) for key in ("megapixels", what))
@@ -73,11 +93,7 @@ def main() -> None:
     rows = []
     print("       size  megapixels  seconds  CPU seconds  CPU s/megapixel  peak MiB   load")
     with tempfile.TemporaryDirectory() as folder:
-        weights = options.weights
-        if weights is None:  # they change neither time nor memory
-            torch.manual_seed(0)
-            weights = str(Path(folder, "random.safetensors"))
-            save_weights(KBStyle(STUDENT), weights)
+        weights = _weights(options.weights, Path(folder))
         for width, height in sizes:
             with Image.open(SAMPLES / "content" / "taj_mahal.jpg") as picture:
                 large = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
@@ -101,11 +117,16 @@ def main() -> None:
             f"{what}: {fitted['fixed']:.2f} + {fitted['a_megapixel']:.3f} a megapixel; "
             f"off by {100 * fitted['greatest_relative_error']:.0f} % at most"
         )
+    with tempfile.TemporaryDirectory() as folder:
+        weights = _weights(options.weights, Path(folder))
+        beside = in_tiles(weights, SIZES[2], options.threads)
+    print(f"in tiles {beside['tiles']:.1f} s, whole {beside['whole']:.1f} s, at most {beside['apart']} of 255 apart")
     if options.out:
         results = {
             "command": "python -m benchmarks.large_images",
             "measured": "python -m kbstyle_example stylize, JPEG to JPEG, the whole process",
             "tile": TILE,
+            "in_tiles": beside,
             "weights": options.weights or "random, the student's shape",
             "goal": GOAL,
             "rounds": options.rounds,
@@ -117,6 +138,16 @@ def main() -> None:
             "processor": _processor(),
         }
         options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _weights(given: str | None, folder: Path) -> str:
+    """Random ones without: they change neither time nor memory."""
+    if given is not None:
+        return given
+    torch.manual_seed(0)
+    path = folder / "random.safetensors"
+    save_weights(KBStyle(STUDENT), path)
+    return str(path)
 
 
 def _processor() -> str:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kbstyle_example.layers import Block
 from kbstyle_example.moments import Moments, Statistics, moments
-from kbstyle_example.networks import Encoder, KBStyle, StyleCode, padded
-from kbstyle_example.quick_layers import Blocks, Conv, Doubling, Enter, as_batch, modulating, strips, window
+from kbstyle_example.networks import SMALLEST_SIDE, Encoder, KBStyle, StyleCode, padded
+from kbstyle_example.quick_layers import Blocks, Conv, Doubling, as_batch, modulating, strips, window
+from kbstyle_example.strips import Pixels
+from skd.errors import NonFiniteError
 
 # Channels of 2×2 pixels of three colours, a row of pixels each, as they stand in memory: where PixelShuffle has them.
 INTERLEAVED = [[4 * colour + 2 * row + column for column in (0, 1) for colour in (0, 1, 2)] for row in (0, 1)]
@@ -78,24 +81,57 @@ class Inference:
         def keep(level: int, _: slice, found: Tensor) -> None:
             statistics[level].add(as_batch(found))
 
-        three, constant = self.style(padded(style), keep)
+        three, constant = self.style(_squares(padded(style)[0].permute(1, 2, 0)), keep)
         mean, deviation = moments(as_batch(three))
         deepest = Moments(mean + constant.view(1, -1, 1, 1), deviation)
         return StyleCode(statistics[0].moments(), statistics[1].moments(), deepest)
 
     def render(self, content: Tensor, code: StyleCode) -> Tensor:
         """As `KBStyle.render`, of one photograph and one style."""
-        height, width = content.shape[-2:]
         image = padded(content)
-        one, two = (
-            image.new_empty(image.shape[2] // side, image.shape[3] // side, layer.outputs, dtype=self.dtype)
-            for side, layer in ((2, self.content.one), (4, self.content.two))
-        )
+        found = image.new_empty(image.shape[2] // 2, 2, image.shape[3] // 2, 6)
+
+        def write(rows: slice, line: int, made: Tensor) -> None:
+            found[rows, line] = made
+            found[rows, line] += 0.5  # not before: bfloat16 has more numbers around 0
+
+        self._paint(_squares(image[0].permute(1, 2, 0)), code, write)
+        height, width = content.shape[-2:]
+        return as_batch(found.view(*image.shape[2:], 3))[..., :height, :width]
+
+    def paint(self, pixels: Pixels, code: StyleCode) -> Pixels:
+        """As `render`, of 8 bits: (H, W, 3) → the same, clamped and rounded, and never numbers as a whole.
+
+        Raises
+        ------
+        NonFiniteError
+            The picture would hold NaN or infinite values.
+        """
+        height, width = pixels.shape[:2]
+        missing = [(0, -(-max(side, SMALLEST_SIDE) // 8) * 8 - side) for side in (height, width)]
+        grown = np.pad(pixels, (*missing, (0, 0)), mode="edge") if missing != [(0, 0), (0, 0)] else pixels
+        image = torch.from_numpy(np.require(grown, requirements=["C", "W"]))
+        found = image.new_empty(image.shape[0] // 2, 2, image.shape[1] // 2, 6)
+
+        def write(rows: slice, line: int, made: Tensor) -> None:
+            if not made.isfinite().all():
+                raise NonFiniteError("a picture holds NaN or infinite values")
+            found[rows, line] = made.float().mul_(255).add_(127.5).clamp_(0, 255).round_()
+
+        self._paint(_squares(image), code, write)
+        painted: Pixels = found.view(image.shape)[:height, :width].numpy()
+        return painted
+
+    def _paint(self, squares: Tensor, code: StyleCode, write: Callable[[slice, int, Tensor], None]) -> None:
+        """`write` sees what is painted, less 0.5: a strip of squares, their upper or lower pixels, (rows, W, 6)."""
+        height, width = squares.shape[:2]
+        one = squares.new_empty(height, width, self.content.one.outputs, dtype=self.dtype)
+        two = squares.new_empty(height // 2, width // 2, self.content.two.outputs, dtype=self.dtype)
 
         def keep(level: int, rows: slice, found: Tensor) -> None:
             (one, two)[level][rows] = found
 
-        three, _ = self.content(image, keep)
+        three, _ = self.content(squares, keep)
         # Means are up to a thousand deviations here: as constants they take no digits from what varies.
         mean, deviation = code.level3
         enter = modulating(moments(as_batch(three)), Moments(torch.zeros_like(mean), deviation), relu=False)
@@ -103,19 +139,12 @@ class Inference:
         x, known = self.up2(x, two)
         x, _ = self.blocks2(x, None, code.level2, modulating(known, code.level2, relu=True))
         x, known = self.up1(x, one)
-        return self._pixels(x, modulating(known, code.level1, relu=True))[..., :height, :width]
-
-    def _pixels(self, x: Tensor, enter: Enter) -> Tensor:
-        """Level 1 of the decoder, and its channels as pixels."""
-        height, width = x.shape[:2]
-        found = x.new_empty(height, 2, width, 6, dtype=torch.float32)
+        enter = modulating(known, code.level1, relu=True)
         for rows in strips(height, x[0].nbytes):
             seen = window(x, rows, 1)
             enter(seen.flatten(1))
-            for row, layer in enumerate(self.output):  # both at once would have to be taken apart
-                found[rows, row] = layer(seen)
-            found[rows] += 0.5  # not before: bfloat16 has more numbers around 0
-        return as_batch(found.view(2 * height, 2 * width, 3))
+            for line, layer in enumerate(self.output):  # both at once would have to be taken apart
+                write(rows, line, layer(seen))
 
 
 class _Encoder:
@@ -132,28 +161,35 @@ class _Encoder:
         # Two pixels side by side are six channels.
         weight = weight.view(*weight.shape[:3], 3, 2).permute(0, 4, 1, 2, 3).flatten(1, 2)
         self.one = Conv(weight, bias, (2, 1), paired=True, dtype=dtype)
+        self.one_of_bytes = Conv(weight / 255, bias, (2, 1), paired=True, dtype=dtype)
         self.two, self.three = (Conv.of(level[0], dtype) for level in (encoder.level2, encoder.level3))  # type: ignore[arg-type]
         self.blocks = Blocks([layer for layer in encoder.level3 if isinstance(layer, Block)], dtype=dtype)
 
-    def __call__(self, image: Tensor, keep: Keep) -> tuple[Tensor, Tensor]:
-        """(1, 3, H, W) → level 3, (H / 8, W / 8, C), and what has to be added to it, (C,)."""
-        height, width = (side // 2 for side in image.shape[-2:])
-        squares = image[0].permute(1, 2, 0).reshape(height, 2, width, 6).transpose(1, 2)
-        three = image.new_empty(height // 4, width // 4, self.three.outputs, dtype=self.dtype)
+    def __call__(self, squares: Tensor, keep: Keep) -> tuple[Tensor, Tensor]:
+        """Pixels in 0..1, or bytes → level 3, (H / 8, W / 8, C), and what has to be added to it, (C,)."""
+        height, width = squares.shape[:2]
+        first = self.one_of_bytes if squares.dtype == torch.uint8 else self.one
+        three = squares.new_empty(height // 4, width // 4, self.three.outputs, dtype=self.dtype)
         above: list[Tensor | None] = [None, None]
         lines: Tensor | None = None
-        for rows in strips(height, width * self.one.outputs * three.element_size(), multiple=4):
+        for rows in strips(height, width * first.outputs * three.element_size(), multiple=4):
             if lines is None:
-                lines = image.new_empty(rows.stop + 2, 2, width + 2, 6, dtype=self.dtype)
+                lines = squares.new_empty(rows.stop + 2, 2, width + 2, 6, dtype=self.dtype)
             # Squares in memory are rows of pixels; the border repeats squares.
             seen = window(squares, rows, 1, into=lines[: rows.stop - rows.start + 2].transpose(1, 2))
-            feature = self.one(seen.transpose(1, 2).flatten(0, 1)).relu_()
+            feature = first(seen.transpose(1, 2).flatten(0, 1)).relu_()
             for level, layer in enumerate((self.two, self.three)):
                 keep(level, slice(rows.start >> level, rows.stop >> level), feature)
                 entered = _entered(feature, above[level])
                 above[level], feature = feature[-1], layer(entered).relu_()
             three[rows.start // 4 : rows.stop // 4] = feature
         return self.blocks(three)
+
+
+def _squares(picture: Tensor) -> Tensor:
+    """(H, W, 3) → (H / 2, W / 2, 2, 6): squares of 2×2 pixels, two rows of two pixels each."""
+    height, width, _ = picture.shape
+    return picture.reshape(height // 2, 2, width // 2, 6).transpose(1, 2)
 
 
 def _entered(feature: Tensor, above: Tensor | None) -> Tensor:

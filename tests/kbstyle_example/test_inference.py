@@ -18,6 +18,7 @@ from kbstyle_example.networks import STUDENT, TEACHER, KBStyle, KBStyleConfig
 from kbstyle_example.painting import Painter, encoded, render
 from kbstyle_example.strips import as_numbers, as_pixels
 from kbstyle_example.weights_file import load_weights
+from skd.errors import NonFiniteError
 
 CONFIGS = [
     STUDENT,
@@ -178,3 +179,31 @@ def test_a_painter_makes_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         picture = network.render(as_numbers(photograph), painter.free)
     assert np.abs(as_pixels(picture.clamp(0, 1)).astype(int) - wanted).max() <= 1
+
+
+@settings(max_examples=12, deadline=None)
+@given(size=st.tuples(st.integers(1, 90), st.integers(1, 60)), strip=st.sampled_from([1, 10_000, 2**21]))
+def test_bytes_are_painted_as_numbers_are(size: tuple[int, int], strip: int) -> None:
+    network = load_weights("kbstyle").eval()
+    pixels = np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
+    pixels.flags.writeable = False
+    code = encoded(network, pictures((32, 24))[0])
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quick_layers, "STRIP", strip)
+        found = Inference(network).paint(pixels, code)
+        small = [(0, max(0, 16 - side)) for side in size]
+        grown = np.pad(pixels, (*small, (0, 0)), mode="edge")
+        wanted = as_pixels(network.render(as_numbers(grown), code))[: size[0], : size[1]]
+    assert found.shape == pixels.shape
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - wanted).max() <= 1
+    assert np.mean(found != wanted) < 0.01
+
+
+def test_what_isnt_finite_is_no_picture() -> None:
+    network = load_weights("kbstyle").eval()
+    code = encoded(network, pictures((32, 24))[0])
+    with torch.no_grad():
+        network.decoder.output[0].bias[5] = float("nan")  # type: ignore[index]
+    with torch.inference_mode(), pytest.raises(NonFiniteError, match="a picture holds NaN or infinite values"):
+        Inference(network).paint(np.zeros((24, 32, 3), np.uint8), code)

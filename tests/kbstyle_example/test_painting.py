@@ -237,7 +237,7 @@ def test_masks_by_hand() -> None:
 
 def test_masked_everywhere_or_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_near(run(masks=[np.ones((1, 1))]), painted())
-    monkeypatch.setattr("kbstyle_example.painting._render", lambda *_: 1 / 0)  # nothing is painted for nothing
+    monkeypatch.setattr("kbstyle_example.painting._rendered", lambda *_: 1 / 0)  # nothing is painted for nothing
     assert torch.equal(run(masks=[np.zeros((1, 1))]), as_tensor(PHOTO))
 
 
@@ -355,10 +355,10 @@ def test_a_picture_that_doesnt_fit_into_memory(monkeypatch: pytest.MonkeyPatch) 
         def fail(*_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr("kbstyle_example.painting._render", fail)
+        monkeypatch.setattr("kbstyle_example.painting._rendered", fail)
         with pytest.raises(DataError, match=r"needs more memory than there is; got 50×37. Remedy: .*--paint-size"):
             run()
-    monkeypatch.setattr("kbstyle_example.painting._render", lambda *_: 1 / 0)
+    monkeypatch.setattr("kbstyle_example.painting._rendered", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run()
 
@@ -406,10 +406,10 @@ def test_large_photographs_are_painted_in_tiles(monkeypatch: pytest.MonkeyPatch,
 def test_what_is_large_depends_on_the_network() -> None:
     from kbstyle_example.painting import _is_large
 
-    found = {config.widths[0]: _is_large(KBStyle(config), 4096, 4096) for config in (STUDENT, TEACHER)}
+    found = {config.widths[0]: _is_large(KBStyle(config), 16384, 8192) for config in (STUDENT, TEACHER)}
     assert found == {8: False, 32: True}
-    assert not _is_large(KBStyle(TEACHER), 2048, 2048)
-    assert _is_large(KBStyle(STUDENT), 4096, 4097)
+    assert not _is_large(KBStyle(TEACHER), 8192, 4096)
+    assert _is_large(KBStyle(STUDENT), 16384, 8193)
 
 
 def test_the_precision_is_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
