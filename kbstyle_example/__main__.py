@@ -169,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     measure = commands.add_parser("evaluate", help="measure networks on pictures that none was trained on")
     _measured(measure)
     measure.add_argument("--perceptual", type=Path, nargs="+", required=True, help="weights files that measure")
+    measure.add_argument("--bfloat16", action="store_true", help="the weights painted with in bfloat16, too")
     _add(measure, "--size", evaluate, "side of the squares in pixels")
     _add(measure, "--pairs", evaluate, "how many", kind=int)
     _add(measure, "--seed", evaluate, "of the choice of pairs")

@@ -221,10 +221,13 @@ def evaluate(options: argparse.Namespace) -> None:
     """Measure networks and their peers."""
     from kbstyle_example.evaluation.evaluate import evaluate
     from kbstyle_example.peers import as_system, load_peers
+    from kbstyle_example.peers.system import in_bfloat16
     from kbstyle_example.perceptual_files import load_perceptual
 
     contents, styles = _measured(options)
-    systems = [as_system(name) for name in options.weights] + (load_peers(options.peers) if options.peers else [])
+    systems = [as_system(name) for name in options.weights]
+    systems += [in_bfloat16(name) for name in options.weights] if options.bfloat16 else []
+    systems += load_peers(options.peers) if options.peers else []
     results = evaluate(
         systems,
         contents,

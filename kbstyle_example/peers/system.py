@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kbstyle_example.devices import as_precision
 from kbstyle_example.files import digest
+from kbstyle_example.inference import Inference
 from kbstyle_example.networks import KBStyle
 from kbstyle_example.weights_file import bundled, encoded, load_weights
 from skd.errors import ArgumentError, NonFiniteError, ShapeError
@@ -147,3 +149,24 @@ def as_system(thing: System | KBStyle | str | os.PathLike[str], *, name: str | N
     raise ArgumentError(
         "not a system to compare", got=type(thing).__name__, expected="a System, a KBStyle or a file of its weights"
     )
+
+
+def in_bfloat16(weights: str | os.PathLike[str]) -> System:
+    """KBStyle's weights as the CPU paints with them in bfloat16 (see `inference`), a system of its own.
+
+    Raises
+    ------
+    FileError
+        There are no such weights, or they aren't KBStyle's.
+    ArgumentError
+        This processor can't multiply in bfloat16.
+    """
+    plain = as_system(weights)
+    quick = Inference(load_weights(weights), as_precision("bfloat16", torch.device("cpu")))
+
+    @torch.inference_mode()
+    def run(content: Tensor, style: Tensor) -> Tensor:
+        return quick.render(content, quick.encode_style(style))
+
+    sha256 = hashlib.sha256(f"{plain.sha256} in bfloat16".encode()).hexdigest()  # figures are kept under it
+    return replace(plain, name=f"{plain.name}, bfloat16", run=run, sha256=sha256, precision="bfloat16")

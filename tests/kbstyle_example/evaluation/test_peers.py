@@ -19,7 +19,7 @@ from kbstyle_example.networks import KBStyle, KBStyleConfig
 from kbstyle_example.peers import PEERS, Peer, System, as_system, load_peer, load_peers, microast, wct
 from kbstyle_example.peers.files import find_files, state_of
 from kbstyle_example.peers.magenta import PREDICT, TRANSFORM, Magenta
-from kbstyle_example.peers.system import of_module
+from kbstyle_example.peers.system import in_bfloat16, of_module
 from kbstyle_example.weights_file import save_weights
 from skd.errors import ArgumentError, FileError, MissingExtraError, NonFiniteError, ShapeError
 
@@ -504,3 +504,18 @@ def test_the_real_microast_and_wct_follow_the_published_formulas() -> None:
     system = real_peer("wct_16x")
     folder = next(data_folder().rglob("5SE.pth")).parent
     torch.testing.assert_close(system.run(content, style), wct_by_hand(folder, content, style), rtol=1e-3, atol=1e-3)
+
+
+def test_in_bfloat16_it_is_a_system_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbstyle_example.devices.has_bfloat16", lambda: True)
+    plain, half = as_system("kbstyle"), in_bfloat16("kbstyle")
+    assert (half.name, half.precision, half.size) == ("kbstyle, bfloat16", "bfloat16", plain.size)
+    assert half.sha256 != plain.sha256
+    assert len(half.sha256) == 64
+    generator = torch.Generator().manual_seed(0)
+    content, style = (F.interpolate(torch.rand(1, 3, 4, 5, generator=generator), (32, 40)) for _ in range(2))
+    apart = (half.stylize(content, style) - plain.stylize(content, style)).abs()
+    assert 1e-5 < apart.mean() < 0.01
+    monkeypatch.setattr("kbstyle_example.devices.has_bfloat16", lambda: False)
+    with pytest.raises(ArgumentError, match="this processor can't multiply in bfloat16"):
+        in_bfloat16("kbstyle")
