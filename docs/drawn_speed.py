@@ -14,14 +14,16 @@ RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 def speed_marks() -> dict[str, str]:
     """A text for every mark."""
-    latency, libraries, caching, whole, training = (
+    latency, libraries, caching, whole, training, large = (
         json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("latency", "libraries", "caching", "end_to_end", "training")
+        for name in ("latency", "libraries", "caching", "end_to_end", "training", "large_images")
     )
-    peaks = {tuple(row["size"]): str(row["peak_mib"]) for row in latency["rows"]}
     return {
         "latency": _latency(latency["rows"]),
-        "peak": peaks[2048, 1080],
+        "goals": _goals(latency["rows"]),
+        "large": _large(large["rows"]),
+        "line": _line(large["lines"]["seconds"]),
+        "tiled": _tiled(large["in_tiles"]),
         "libraries": _libraries(libraries["libraries"]),
         "caching": list_table(
             ["step", "times the student's own"], [[name, _spread(each)] for name, each in caching["steps"].items()]
@@ -58,6 +60,70 @@ def _latency(rows: list[dict[str, Any]]) -> str:
             lines[-1] += [f"{1000 * row['floor']['seconds']:.0f} ms", "–"]
         parts.append(f"**{size[0]}×{size[1]}**\n\n{list_table(head, lines)}")
     return "\n\n".join(parts)
+
+
+def _goals(rows: list[dict[str, Any]]) -> str:
+    """What was to be reached with two threads, and what was."""
+    found = {tuple(row["size"]): row for row in rows if row["threads"] == 2}
+
+    def wall(size: tuple[int, int], name: str) -> Any:
+        return found[size]["systems"][name]["wall"]
+
+    def times(size: tuple[int, int], slow: str, quick: str = "KBStyle") -> str:
+        return f"{wall(size, slow)['ratio'] / wall(size, quick)['ratio']:.1f} times"
+
+    def milliseconds(name: str) -> str:
+        return f"{1000 * wall(hd, name)['seconds']:.0f} ms"
+
+    hd, small, square = (2048, 1080), (384, 384), (512, 512)
+    table = [
+        ["2048×1080, content and style", "60 ms", milliseconds("KBStyle"), milliseconds("KBStyle, bfloat16")],
+        [
+            "2048×1080, style known",
+            "40 ms",
+            milliseconds("KBStyle, style known"),
+            milliseconds("KBStyle, bfloat16, style known"),
+        ],
+        [
+            "MicroAST at 2048×1080, each in the same",
+            "30 times",
+            times(hd, "MicroAST"),
+            times(hd, "MicroAST, bfloat16", "KBStyle, bfloat16"),
+        ],
+        ["AdaIN with VGG-19 in float32, 512×512", "100 times", times(square, "AdaIN with VGG-19"), "–"],
+        [
+            "Magenta's transform, 384×384, style known",
+            "8 times",
+            times(small, "Magenta, style known", "KBStyle, style known"),
+            times(small, "Magenta, style known", "KBStyle, bfloat16, style known"),
+        ],
+        ["memory at 2048×1080", "300 MiB", f"{found[hd]['peak_mib']} MiB", "–"],
+    ]
+    return list_table(["two threads", "goal", "float32", "bfloat16"], table)
+
+
+def _large(rows: list[dict[str, Any]]) -> str:
+    table = [
+        [
+            "×".join(map(str, row["size"])),
+            f"{row['seconds']:.1f} s",
+            f"{row['cpu_seconds']:.1f} s",
+            str(row["peak_mib"]),
+        ]
+        for row in rows
+    ]
+    return list_table(["photograph", "wall", "processor", "peak MiB"], table)
+
+
+def _line(found: Mapping[str, float]) -> str:
+    off = 100 * found["greatest_relative_error"]
+    return f"{found['fixed']:.1f} s and {found['a_megapixel']:.3f} s a megapixel, off by {off:.0f} % at most"
+
+
+def _tiled(found: Mapping[str, Any]) -> str:
+    size = "×".join(map(str, found["size"]))
+    apart = f"the pictures are at most {found['apart']} of 255 apart"
+    return f"{size} takes {found['tiles']:.1f} s where it takes {found['whole']:.1f} s whole; {apart}"
 
 
 def _libraries(found: Mapping[str, Any]) -> str:

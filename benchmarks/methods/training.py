@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -16,6 +17,7 @@ from kbstyle_example.devices import has_bfloat16
 from kbstyle_example.files import write_atomically
 
 TEACHER_SEED = 2_000_000
+BUNDLED = Path(__file__).parent / "teachers_trained"  # so that nobody has to train for hours before comparing
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -52,7 +54,9 @@ def taught(
     warmup: int,
     collate: Callable[[Any], Any] | None = None,
 ) -> Network:
-    """A trained teacher: from its file ``NAME-….pt`` in `cache`, or trained until there is one; that goes on if killed.
+    """A trained teacher: bundled, or from its file ``NAME-….pt`` in `cache`, or trained until there is one.
+
+    A training that was killed goes on.
 
     In rounds, each twice as long as the one before, which begin from its weights with the learning rate high again
     (Loshchilov & Hutter 2017): a teacher that isn't good enough yet is trained further instead of anew. In bfloat16
@@ -65,9 +69,13 @@ def taught(
     rounds = [setting.teacher_steps * 2**index for index in range(setting.teacher_rounds)]
     sizes = [(*setting.widths, steps, batch, *((setting.crop,) if setting.crop else ())) for steps in rounds]
     files = [cache / f"{'-'.join(map(str, (name, *each)))}.pt" for each in sizes]
+    bundled = BUNDLED / f"{files[-1].stem}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TEACHER_SEED)
         network = make()
+    if bundled.exists():
+        network.load_state_dict(load_file(bundled))
+        return network.eval()
     done = [index for index, file in enumerate(files) if file.exists()]
     if done:
         network.load_state_dict(torch.load(files[done[-1]], weights_only=True))

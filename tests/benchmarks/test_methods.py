@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import skd
@@ -134,6 +135,22 @@ def test_a_teacher_goes_on_in_another_round(
     for one, other in ((begun[1][1], weights[0]), (weights[2], weights[0]), (weights[3], weights[1])):
         assert all(torch.equal(one[name], value) for name, value in other.items())
     assert any(not torch.equal(weights[1][name], value) for name, value in weights[0].items())
+
+
+def test_a_bundled_teacher_is_not_trained(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting, training = parts["tasks"].SMOKE["denoising"], parts["training"]
+    wanted = parts["denoising"]._made(setting.widths).state_dict()
+    steps = setting.teacher_steps * 2 ** (setting.teacher_rounds - 1)
+    sizes = "-".join(map(str, (*setting.widths, steps, setting.teacher_batch, setting.crop)))
+    save_file(wanted, tmp_path / f"denoiser-{sizes}.safetensors")
+    monkeypatch.setattr(training, "BUNDLED", tmp_path)
+    monkeypatch.setattr(training.skd, "fit", None)
+    found = parts["denoising"].denoising(setting, folder, tmp_path / "cache").teacher
+    assert not found.training
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, wanted[name])
 
 
 def test_a_denoiser_begins_with_features_that_keep_their_size(parts: dict[str, ModuleType]) -> None:
