@@ -21,6 +21,7 @@ def speed_marks() -> dict[str, str]:
     return {
         "latency": _latency(latency["rows"]),
         "goals": _goals(latency["rows"]),
+        "gpu": _gpu(RESULTS / "gpu.json"),
         "large": _large(large["rows"]),
         "line": _line(large["lines"]["seconds"]),
         "tiled": _tiled(large["in_tiles"]),
@@ -100,6 +101,22 @@ def _goals(rows: list[dict[str, Any]]) -> str:
         ["memory at 2048×1080", "300 MiB", f"{found[hd]['peak_mib']} MiB", "–"],
     ]
     return list_table(["two threads", "goal", "float32", "bfloat16"], table)
+
+
+def _gpu(path: Path) -> str:
+    if not path.exists():
+        return "**Not measured**: no GPU was at hand. The script's parts are tested on the CPU alone."
+    parts = []
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        lines = [
+            [name, f"{each['milliseconds']:.2f} ms", f"{each['frames a second']:.0f}", f"{each['apart']:.2f}"]
+            for name, each in row["variants"].items()
+        ]
+        lines += [[name, "–", "–", f"failed: {why}"] for name, why in row["failed"].items()]
+        lines.append(["the floor", f"{row['floor']:.2f} ms", "–", "–"])
+        title = f"**{row['size'][0]}×{row['size'][1]}, {row['batch']} at once**"
+        parts.append(f"{title}\n\n{list_table(['variant', 'a frame', 'frames a second', 'of 255 apart'], lines)}")
+    return "\n\n".join(parts)
 
 
 def _large(rows: list[dict[str, Any]]) -> str:

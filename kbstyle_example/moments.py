@@ -54,6 +54,9 @@ class Statistics:
 
     def moments(self) -> Moments:
         """Of all that was added, in float32."""
+        if len(self.parts) == 1:
+            _, variance, mean = self.parts[0]
+            return Moments(mean.float(), (variance + EPSILON).sqrt().float())
         counts, variances, means = zip(*self.parts, strict=True)
         each, mean = (torch.stack(found).double() for found in (variances, means))
         share = torch.tensor(counts, dtype=torch.float64, device=mean.device).div(sum(counts)).view(-1, 1, 1, 1, 1)

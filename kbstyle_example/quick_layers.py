@@ -72,13 +72,13 @@ class Doubling:
     """
 
     def __init__(self, layer: nn.Conv2d, *, paired: bool, dtype: torch.dtype) -> None:
-        self.conv = Conv(layer.weight, torch.zeros(layer.out_channels), paired=paired, dtype=dtype)
+        self.conv = Conv(layer.weight, layer.weight.new_zeros(layer.out_channels), paired=paired, dtype=dtype)
         # [1 2 1] / 4 and then bilinear, for the left and the right one of the two; / 4 of the columns' blur, too.
-        phases = torch.tensor([[1.0, 5.0, 7.0, 3.0, 0.0], [0.0, 3.0, 7.0, 5.0, 1.0]]) / 64
+        phases = layer.weight.new_tensor([[1.0, 5.0, 7.0, 3.0, 0.0], [0.0, 3.0, 7.0, 5.0, 1.0]]) / 64
         size = layer.out_channels
-        weight = torch.zeros(2, size, size, 1, 5)
+        weight = phases.new_zeros(2, size, size, 1, 5)
         weight[:, range(size), range(size), 0] = phases[:, None]
-        self.rows = Conv(weight.flatten(0, 1), torch.zeros(2 * size), paired=False, dtype=dtype)
+        self.rows = Conv(weight.flatten(0, 1), phases.new_zeros(2 * size), paired=False, dtype=dtype)
 
     def __call__(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Moments]:
         """(H, W, C) and (2H, 2W, C′), overwritten → that and its statistics."""
