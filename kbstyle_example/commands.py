@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from kbstyle_example.data import list_pictures
 from kbstyle_example.files import writable_folder
 from kbstyle_example.splits import of_split
-from kbstyle_example.validation import Folders, pairs_to_validate
 from kbstyle_example.weights_file import load_weights, save_weights
-from skd import Recipe
 from skd.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
     from kbstyle_example.options import PainterOptions
+    from kbstyle_example.validation import Folders
+    from skd import Recipe
 
 NO_MASK = "none"  # a style that paints what the masks of the others leave
 
@@ -320,6 +320,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 def _pictures(options: argparse.Namespace) -> tuple[Folders, Folders | None]:
     """Photographs and paintings to train on, and those to look at meanwhile; the ones for tests are left alone."""
+    from kbstyle_example.validation import pairs_to_validate
+
     found = list_pictures(options.content), list_pictures(options.style)
     for kind, paths in zip(("content", "style"), found, strict=True):
         if not of_split(paths, "train"):

@@ -18,7 +18,7 @@ from PIL import Image
 
 import skd
 from kbstyle_example import STUDENT, KBStyle, KBStyleConfig, validation, weights_file
-from kbstyle_example.__main__ import _parser, main
+from kbstyle_example.__main__ import main
 from kbstyle_example.beginning import scratch
 from kbstyle_example.data import StylePairs
 from kbstyle_example.demo import run_demo
@@ -29,6 +29,7 @@ from kbstyle_example.evaluation.results import Results
 from kbstyle_example.evaluation.sheet import draw_sheets
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.painting import stylize
+from kbstyle_example.parsing import parser
 from kbstyle_example.peers import System
 from kbstyle_example.perceptual import VGG
 from kbstyle_example.reproduction import Options
@@ -88,8 +89,21 @@ def test_help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> N
         assert all(name in out for name in COMMANDS)
 
 
+def test_painting_imports_nothing_that_trains() -> None:
+    code = (
+        "import sys\nfrom kbstyle_example.__main__ import main\n"
+        "try:\n    main(['stylize', '--help'])\nexcept SystemExit:\n    pass\n"
+        "from kbstyle_example import commands, painting\n"
+        "print(sorted(name for name in sys.modules if name.startswith(('skd.methods', 'skd.pairing', 'accelerate',"
+        " 'matplotlib', 'kbstyle_example.distill', 'kbstyle_example.train', 'kbstyle_example.evaluation'))))"
+    )
+    done = run_process(code)
+    assert not done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def parsed(*arguments: str) -> dict[str, Any]:
-    return vars(_parser().parse_args(arguments))
+    return vars(parser().parse_args(arguments))
 
 
 def default(function: Callable[..., Any], name: str) -> Any:
@@ -670,7 +684,7 @@ def test_only_the_public_face_of_skd_is_used() -> None:
 
 def test_parser_errors_are_typed() -> None:
     with pytest.raises(ArgumentError, match=r"Remedy: python -m kbstyle_example demo --help"):
-        _parser().parse_args(["demo", "--steps", "x"])
+        parser().parse_args(["demo", "--steps", "x"])
 
 
 def test_the_bundled_teacher_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,9 +19,10 @@ from PIL import Image
 
 import kbstyle_example
 from kbstyle_example import KBStyle, KBStyleConfig, weights_file
-from kbstyle_example.__main__ import _parser, main
+from kbstyle_example.__main__ import main
 from kbstyle_example.folders import stylize_files
 from kbstyle_example.painting import stylize
+from kbstyle_example.parsing import parser
 from kbstyle_example.weights_file import load_weights, save_weights
 
 RANDOM = np.random.default_rng(0)
@@ -49,7 +50,7 @@ def pixels(path: str) -> np.ndarray[Any, Any]:
 
 
 def test_defaults_are_the_apis() -> None:
-    options = vars(_parser().parse_args(["stylize", "a.png", "--style", "b.png", "-o", "c.png"], argparse.Namespace()))
+    options = vars(parser().parse_args(["stylize", "a.png", "--style", "b.png", "-o", "c.png"], argparse.Namespace()))
     defaults = {name: parameter.default for name, parameter in inspect.signature(stylize).parameters.items()}
     for name, value in defaults.items():
         if name not in ("content", "style"):

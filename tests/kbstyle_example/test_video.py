@@ -20,9 +20,10 @@ from PIL import Image
 
 from kbstyle_example import KBStyle, KBStyleConfig, video_reading
 from kbstyle_example import video as video_module
-from kbstyle_example.__main__ import _parser, main
+from kbstyle_example.__main__ import main
 from kbstyle_example.inference import Inference
 from kbstyle_example.painting import Painter
+from kbstyle_example.parsing import parser
 from kbstyle_example.video import stylize_video
 from kbstyle_example.weights_file import save_weights
 from skd.errors import ArgumentError, DataError, FileError, MissingExtraError, ShapeError
@@ -380,7 +381,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commands_defaults_are_the_apis() -> None:
-    options = vars(_parser().parse_args(["video", "a.mp4", "--style", "b.png", "-o", "c.mp4"], argparse.Namespace()))
+    options = vars(parser().parse_args(["video", "a.mp4", "--style", "b.png", "-o", "c.mp4"], argparse.Namespace()))
     defaults = {name: parameter.default for name, parameter in inspect.signature(stylize_video).parameters.items()}
     assert len(defaults) == 17
     for name, value in defaults.items():
