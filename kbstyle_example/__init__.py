@@ -5,22 +5,22 @@ A reconstruction of the network of the paper KBStyle (IEEE TIP 33, 2024), which 
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from kbstyle_example.networks import STUDENT, TEACHER, KBStyle, KBStyleConfig
-
 if TYPE_CHECKING:
+    from kbstyle_example.networks import STUDENT, TEACHER, KBStyle, KBStyleConfig
     from kbstyle_example.painting import Painter, stylize
 
 __all__ = ["STUDENT", "TEACHER", "KBStyle", "KBStyleConfig", "Painter", "stylize"]
 
+# Imported when asked for: the networks need PyTorch only, painting needs Pillow, and `--help` neither.
+_HOMES = {name: "painting" if name in ("Painter", "stylize") else "networks" for name in __all__}
+
 
 def __getattr__(name: str) -> Any:
-    """What needs Pillow is imported when it is asked for: the networks alone need PyTorch only."""
-    if name in ("Painter", "stylize"):
-        from kbstyle_example import painting
-
-        return getattr(painting, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"kbstyle_example.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

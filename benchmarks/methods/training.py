@@ -69,16 +69,15 @@ def taught(
     rounds = [setting.teacher_steps * 2**index for index in range(setting.teacher_rounds)]
     sizes = [(*setting.widths, steps, batch, *((setting.crop,) if setting.crop else ())) for steps in rounds]
     files = [cache / f"{'-'.join(map(str, (name, *each)))}.pt" for each in sizes]
-    bundled = BUNDLED / f"{files[-1].stem}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TEACHER_SEED)
         network = make()
-    if bundled.exists():
-        network.load_state_dict(load_file(bundled))
-        return network.eval()
-    done = [index for index, file in enumerate(files) if file.exists()]
+    kept = [[path for path in (file, BUNDLED / f"{file.stem}.safetensors") if path.exists()] for file in files]
+    done = [index for index, found in enumerate(kept) if found]
     if done:
-        network.load_state_dict(torch.load(files[done[-1]], weights_only=True))
+        path = kept[done[-1]][0]
+        bundled = path.suffix == ".safetensors"
+        network.load_state_dict(load_file(path) if bundled else torch.load(path, weights_only=True))
     for index in range(done[-1] + 1 if done else 0, len(rounds)):
         steps, seed = rounds[index], TEACHER_SEED + index
         recipe = skd.Recipe(

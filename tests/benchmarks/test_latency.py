@@ -60,6 +60,19 @@ def test_a_known_style_is_encoded_once(tmp_path: Path, monkeypatch: pytest.Monke
         assert found[latency.ADAIN][0](content, style).shape == content.shape
 
 
+def test_a_style_is_scaled_as_the_tool_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    before = Inference.encode_style
+    monkeypatch.setattr(
+        Inference, "encode_style", lambda quick, style: (seen.append(tuple(style.shape)), before(quick, style))[1]
+    )
+    with torch.inference_mode():
+        latency.systems(onnx=False, folder=tmp_path)[latency.REDUCED][0](
+            torch.rand(1, 3, 32, 48), torch.rand(1, 3, 320, 1024)
+        )
+    assert seen == [(1, 3, 160, 512)]
+
+
 def test_bfloat16_is_timed_where_it_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, style = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 24, 24)
     for there in (False, True):
@@ -78,7 +91,12 @@ def test_bfloat16_is_timed_where_it_is_quick(tmp_path: Path, monkeypatch: pytest
 
 
 def test_every_size_begins_with_what_ratios_are_to(tmp_path: Path) -> None:
-    halves = {latency.HALF, latency.HALF_KNOWN, latency.MICROAST_HALF}  # only where they are quick
+    halves = {
+        latency.HALF,
+        latency.HALF_KNOWN,
+        latency.HALF_REDUCED,
+        latency.MICROAST_HALF,
+    }  # only where they are quick
     known = {*latency.systems(onnx=False, folder=tmp_path), latency.ONNX, latency.MAGENTA, *halves}
     assert {name for names in latency.SIZES.values() for name in names} == known
     assert all(names[0] == latency.KBSTYLE for names in latency.SIZES.values())
