@@ -114,7 +114,8 @@ def test_students_are_loaded_in_a_process_without_skd(students: Path) -> None:
         pytest.skip("no student was trained")
     found = measuring.alone(students)
     assert found.keys() == saved
-    assert max(found.values()) <= 1e-6
+    # Of outputs of order one; memory that begins elsewhere is added up in another order (1.4e-6 seen with AVX-512).
+    assert max(found.values()) <= 1e-5
 
 
 def test_the_process_without_skd_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
