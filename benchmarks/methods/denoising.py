@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.methods.task import Setting, Task
-from benchmarks.methods.training import taught
+from benchmarks.methods.training import BUNDLED, taught
+from benchmarks.methods.widening import widen
 from benchmarks.worth.unet import NoisyCrops, UNet, unet_pairing
 from kbstyle_example.data import list_pictures
 from kbstyle_example.splits import of_split
@@ -30,9 +32,14 @@ def begin(network: nn.Module) -> None:
         nn.init.normal_(network.noise.weight, std=0.1 * (2 / network.noise.weight[0].numel()) ** 0.5)  # nearly no noise
 
 
-def _made(widths: Sequence[int]) -> UNet:
-    network = UNet(widths)
+def _made(setting: Setting) -> UNet:
+    network = UNet(setting.widths)
     begin(network)
+    if setting.begins_as:
+        weights = load_file(BUNDLED / f"{setting.begins_as}.safetensors")
+        narrow = UNet([weights[f"{layer}.weight"].shape[0] for layer in ("down1.0", "down2.0", "middle.0")])
+        narrow.load_state_dict(weights)
+        widen(narrow, network)
     return network
 
 
@@ -46,9 +53,7 @@ def denoising(setting: Setting, data: Path, cache: Path) -> Task:
     def measured(student: nn.Module, split: str) -> dict[str, float]:
         return {"PSNR, dB": psnr(student, DataLoader(samples(split, 0, setting.held_out), batch_size=8))}
 
-    teacher = taught(
-        "denoiser", lambda: _made(setting.widths), samples, _noisy, squared_error, setting, cache, warmup=50
-    )
+    teacher = taught("denoiser", lambda: _made(setting), samples, _noisy, squared_error, setting, cache, warmup=50)
     return Task("denoising", teacher, setting, unet_pairing, samples, _noisy, measured, True, loss, begin)
 
 

@@ -35,6 +35,8 @@ class Setting:
         Of the first round of the teacher's training.
     teacher_rounds : int
         Each is twice as long as the one before.
+    begins_as : str
+        A bundled, narrower teacher that this one begins as (`widening`).
     crop : int
         Side of pictures in pixels; 0 where there are none.
     """
@@ -51,6 +53,7 @@ class Setting:
     teacher_batch: int = 0
     crop: int = 0
     teacher_rounds: int = 1
+    begins_as: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ SETTINGS = {
         size=200 * 1024,
         screen=400,
         final=4000,
-        widths=(32, 64, 128),
-        teacher_steps=8_000,
+        widths=(48, 96, 192),
+        teacher_steps=24_000,
         teacher_batch=8,
-        teacher_rounds=3,
+        begins_as="denoiser-32-64-128-32000-8-64",
         crop=64,
     ),
     "pronunciation": Setting(

@@ -104,7 +104,7 @@ def test_a_teacher_that_is_trained_is_never_trained_again(
     first = parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True).teacher
     with monkeypatch.context() as patch, torch.random.fork_rng(devices=[]):
         torch.manual_seed(parts["training"].TEACHER_SEED)
-        begun = parts["denoising"]._made(parts["tasks"].SMOKE["denoising"].widths)
+        begun = parts["denoising"]._made(parts["tasks"].SMOKE["denoising"])
         patch.setattr(parts["training"].skd, "fit", None)  # nor read of a run, which another code may not go on with
         again = parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True).teacher
     weights = [each.state_dict() for each in (begun, first, again)]
@@ -141,7 +141,7 @@ def test_a_bundled_teacher_is_not_trained(
     parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting, training = parts["tasks"].SMOKE["denoising"], parts["training"]
-    wanted = parts["denoising"]._made(setting.widths).state_dict()
+    wanted = parts["denoising"]._made(setting).state_dict()
     steps = setting.teacher_steps * 2 ** (setting.teacher_rounds - 1)
     sizes = "-".join(map(str, (*setting.widths, steps, setting.teacher_batch, setting.crop)))
     save_file(wanted, tmp_path / f"denoiser-{sizes}.safetensors")
@@ -155,7 +155,7 @@ def test_a_bundled_teacher_is_not_trained(
 
 def test_a_denoiser_begins_with_features_that_keep_their_size(parts: dict[str, ModuleType]) -> None:
     torch.manual_seed(0)
-    network = parts["denoising"]._made((64, 64, 64))
+    network = parts["denoising"]._made(replace(parts["tasks"].SMOKE["denoising"], widths=(64, 64, 64)))
     sizes = {}
     for name, layer in network.named_modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -167,6 +167,24 @@ def test_a_denoiser_begins_with_features_that_keep_their_size(parts: dict[str, M
     # Twice what comes in, of which a ReLU leaves half; borders see zeros.
     torch.testing.assert_close(torch.stack(inner), torch.full((len(inner),), 2.0), rtol=0.35, atol=0)
     assert (output - noisy).std() < 0.3 * noisy.std()
+
+
+def test_a_wider_denoiser_begins_as_the_narrower_one(
+    parts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, setting = parts["denoising"]._made, parts["tasks"].SMOKE["denoising"]
+    torch.manual_seed(0)
+    narrow = made(setting)
+    save_file(narrow.state_dict(), tmp_path / "narrow.safetensors")
+    monkeypatch.setattr(parts["denoising"], "BUNDLED", tmp_path)
+    wide = made(replace(setting, widths=(12, 11, 16), begins_as="narrow"))
+    picture = torch.rand(2, 3, 12, 20)
+    torch.testing.assert_close(wide(picture), narrow(picture))
+    wide(picture).square().sum().backward()
+    # What the further channels are read with is zero at first, and learns at once; then they do.
+    assert wide.back1[0].weight[:8, 8:12].count_nonzero() == 0
+    assert wide.back1[0].weight.grad[:8, 8:12].count_nonzero() > 0
+    assert wide.back1[0].weight[8:].count_nonzero() == wide.back1[0].weight[8:].numel()
 
 
 def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
