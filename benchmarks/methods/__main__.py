@@ -65,7 +65,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def plan_of(options: argparse.Namespace, task: Task) -> str:
     """A digest of all that cells share: sizes, pictures, the teacher's weights, and what the methods are defined by."""
     pictures = {kind: digest_of_names(list_pictures(options.data / kind)) for kind in ("content", "style")}
-    sizes = {name: size for name, size in dataclasses.asdict(task.setting).items() if name != "teacher_rounds"}
+    of_training = ("teacher_rounds", "begins_as")  # which the weights tell
+    sizes = {name: size for name, size in dataclasses.asdict(task.setting).items() if name not in of_training}
     found = hashlib.sha256(json.dumps([sizes, pictures], sort_keys=True).encode())
     for name, tensor in task.teacher.state_dict().items():
         found.update(name.encode() + tensor.numpy().tobytes())
