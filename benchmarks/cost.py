@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import skd
-from benchmarks.methods.arms import ARMS
+from benchmarks.methods.arms import ARMS, METHODS
 from benchmarks.worth.unet import UNet, unet_pairing
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.files import write_atomically
@@ -65,7 +65,7 @@ def steps_of(size: int, batch: int, names: Sequence[str]) -> tuple[dict[str, Ste
         arm = ARMS[name]
         assert arm.make is not None
         try:
-            method = arm.make(plan, spectra, 1.0)
+            method = arm.make(plan, spectra, 1.0, 1_000_000)
             distiller = skd.Distiller(teacher, student, method)
             distiller.train()
             _step(distiller, picture)
@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9, help="that count, after one that doesn't (%(default)s)")
     parser.add_argument(
-        "--methods", nargs="+", default=[n for n, arm in ARMS.items() if arm.make and not arm.started], metavar="METHOD"
+        "--methods", nargs="+", default=[*METHODS, "SKD's loss, random start", "output only"], metavar="METHOD"
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -18,6 +18,7 @@ from skd._training.engine import Engine
 from skd._training.evaluations import Evaluate
 from skd._training.fetching import CALIBRATION
 from skd._training.loop import Each
+from skd._training.randomness import seeded
 from skd._training.trained import modes_kept
 from skd.caching import TeacherCache
 from skd.checking import check_unwrapped
@@ -39,6 +40,7 @@ TaskLoss = Callable[[Any, Any], Tensor]
 MakeMethod = Callable[[Plan, Spectra], Method | Sequence[Transfer]]
 
 CALIBRATION_BATCHES, REPORT_BATCHES = 16, 8
+ADAPTERS = 2**32 + 1  # with the seed, the stream of random numbers that learned adapters begin with
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,12 @@ def distill(
                     given = batch.value if inputs is None else inputs(batch.value)
                     yield engine.moved(given, channels_last=recipe.channels_last)
 
-            if not isinstance(method, (Method, Sequence)):
-                # Spectra come from one process, so that all compare in the same bases to the last bit.
-                prepared = engine.on_main(lambda: _prepared(teacher, student, pairings, examples))
-                method = method(*prepared)
-            distiller = Distiller(teacher, student, method, cache=cache)
+            with seeded(recipe.seed, ADAPTERS):  # learned adapters begin alike, whatever was drawn before
+                if not isinstance(method, (Method, Sequence)):
+                    # Spectra come from one process, so that all compare in the same bases to the last bit.
+                    prepared = engine.on_main(lambda: _prepared(teacher, student, pairings, examples))
+                    method = method(*prepared)
+                distiller = Distiller(teacher, student, method, cache=cache)
             engine.all_alike(lambda: check_unwrapped(distiller, next(iter(examples()))))
             task = _Task(distiller, inputs, task_loss, task_weight)
             facts = {"task_loss": None if task_loss is None else code_of(task_loss), "task_weight": task_weight}

@@ -55,7 +55,7 @@ class Recipe:
     channels_last : bool
         Bring networks and 4-D batches into the memory format that convolutions are fastest in.
     seed : int
-        Of dropout and of whatever the data draw at random.
+        Of dropout, of whatever the data draw at random, and of what learned adapters begin with (in `skd.distill`).
     seconds : float, optional
         End after so much time. The schedule then follows time where time is ahead, so that the rate still comes down;
         a run that is interrupted isn't repeated bit for bit then.

@@ -11,9 +11,10 @@ import skd
 from skd.methods import LayerMethod, Method, Transfer
 
 Made = Method | Sequence[Transfer]
+Make = Callable[[skd.Plan, skd.Spectra, float, int], Made]
 OUTPUT = 20.0  # what the outputs' difference counts, for every method the same
 # Of a method's own weight: the trials that each of them has. Beside an output that counts so much, less is mostly more.
-FACTORS = (0.1, 1 / 3, 1.0)
+FACTORS = (0.01, 0.1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Arm:
     ----------
     name : str
     make : callable, optional
-        From plan, spectra and a factor of the method's weight to the method; None distils nothing.
+        From plan, spectra, a factor of the method's weight and the steps to the method; None distils nothing.
     tuned : bool
         Whether it has a weight to tune.
     started : bool
@@ -34,21 +35,26 @@ class Arm:
     """
 
     name: str
-    make: Callable[[skd.Plan, skd.Spectra, float], Made] | None
+    make: Make | None
     tuned: bool = True
     started: bool = False
     trained: bool = True
 
 
-def _skd(sides: Any = "both", basis: Any = "learned") -> Callable[[skd.Plan, skd.Spectra, float], Made]:
-    # Learned adapters, as a student of random weights hasn't the teacher's directions, and as the others have them.
-    return lambda plan, spectra, factor: skd.methods.SKD(
-        plan, spectra, sides=sides, basis=basis, structure=factor, statistics=factor, output=OUTPUT
-    )
+def _skd(sides: Any = "both", basis: Any = None, *, fades: bool = True) -> Make:
+    """Its features' terms fade over the first half: what they teach last pulls away from the output."""
+
+    def make(plan: skd.Plan, spectra: skd.Spectra, factor: float, steps: int) -> Made:
+        weight = skd.schedules.Ramp(factor, 0.0, steps=max(1, steps // 2), shape="cosine") if fades else factor
+        return skd.methods.SKD(
+            plan, spectra, sides=sides, basis=basis, structure=weight, statistics=weight, output=OUTPUT
+        )
+
+    return make
 
 
-def _of(method: type[LayerMethod]) -> Callable[[skd.Plan, skd.Spectra, float], Made]:
-    def make(plan: skd.Plan, spectra: skd.Spectra, factor: float) -> Made:
+def _of(method: type[LayerMethod]) -> Make:
+    def make(plan: skd.Plan, spectra: skd.Spectra, factor: float, _: int) -> Made:
         weight = method.default_weight * factor
         sides = {"sides": "encoder"} if method is skd.methods.Collaborative else {}
         return method(plan, spectra, weight=weight, output=OUTPUT, **sides)  # type: ignore[arg-type]
@@ -56,29 +62,33 @@ def _of(method: type[LayerMethod]) -> Callable[[skd.Plan, skd.Spectra, float], M
     return make
 
 
-def _output(plan: skd.Plan, spectra: skd.Spectra, _: float) -> Made:
+def _output(plan: skd.Plan, spectra: skd.Spectra, *_: float) -> Made:
     return skd.methods.OutputOnly(plan, spectra, output=OUTPUT)
 
 
-CONTROLS = {
-    arm.name: arm
-    for arm in (
-        Arm("from scratch", None, tuned=False),
-        Arm("output only", _output, tuned=False),
-        Arm("SKD, encoder only", _skd("encoder")),
-        Arm("SKD, decoder only", _skd("decoder")),
-        Arm("started, not trained", None, tuned=False, started=True, trained=False),
-        Arm("started, no distillation", None, tuned=False, started=True),
-        Arm("started, output only", _output, tuned=False, started=True),
-        # The basis that the start is in: the spectra's own choice.
-        Arm("started, SKD", _skd(basis=None), started=True),
-    )
-}
-METHODS = {"SKD": Arm("SKD", _skd())} | {
+# SKD is a start and a loss in the same bases (the pairs'), so its student begins as `skd.compress` makes it. The
+# others' papers leave the start open: they have the seed's random weights, some SKD's start, too, among the controls.
+METHODS = {"SKD": Arm("SKD", _skd(), started=True)} | {
     name: Arm(name, _of(getattr(skd.methods, name)))
     for name in skd.methods.__all__
     if inspect.isclass(found := getattr(skd.methods, name))
     and issubclass(found, LayerMethod)
     and name not in ("LayerMethod", "OutputOnly")
+}
+CONTROLS = {
+    arm.name: arm
+    for arm in (
+        Arm("from scratch", None, tuned=False),
+        Arm("output only", _output, tuned=False),
+        # Learned adapters, as a student of random weights hasn't the teacher's directions, and as the others have them.
+        Arm("SKD's loss, random start", _skd(basis="learned")),
+        Arm("SKD, encoder only", _skd("encoder"), started=True),
+        Arm("SKD, decoder only", _skd("decoder"), started=True),
+        Arm("SKD, not fading", _skd(fades=False), started=True),
+        Arm("SKD's start, not trained", None, tuned=False, started=True, trained=False),
+        Arm("SKD's start, no distillation", None, tuned=False, started=True),
+        Arm("SKD's start, output only", _output, tuned=False, started=True),
+        *(Arm(f"SKD's start, {name}", METHODS[name].make, started=True) for name in ("AT", "FitNets", "RKD")),
+    )
 }
 ARMS = METHODS | CONTROLS

@@ -39,7 +39,7 @@ def plot(lines: Sequence[Line], task: str, split: str, path: Path) -> None:
 
     found = [row for row in rows(latest(lines, task), task, split, higher=HIGHER_IS_BETTER[task]) if "mean" in row]
     # A control that isn't trained would squeeze all others into a corner.
-    found = [row for row in found if row["arm"] != "started, not trained"][::-1]
+    found = [row for row in found if row["arm"] != "SKD's start, not trained"][::-1]
     figure = Figure(figsize=(7, 0.6 + 0.24 * len(found)), layout="constrained")
     axes = figure.add_subplot()
     for height, row in enumerate(found):

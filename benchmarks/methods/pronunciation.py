@@ -130,15 +130,16 @@ def padded(samples: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
 
 
 def read_dictionary(entries: Sequence[tuple[str, Sequence[str]]]) -> dict[str, list[tuple[int, ...]]]:
-    """Words of letters alone with their pronunciations without stress, each once, by word."""
+    """Words of two or more letters with their pronunciations without stress, each once, by word."""
     found = defaultdict[str, list[tuple[int, ...]]](list)
     for word, phonemes in entries:
         said = tuple(PHONEME[phoneme.rstrip("012")] for phoneme in phonemes)
-        if set(word) <= LETTER.keys() and said not in found[word] and len(said) < LONGEST:
+        # A single letter is read by its name, and alone in its batch it has nothing to be compared with.
+        if len(word) > 1 and set(word) <= LETTER.keys() and said not in found[word] and len(said) < LONGEST:
             found[word].append(said)
     words = {word: some for word, some in sorted(found.items()) if some}
     if not words:
-        raise DataError("the dictionary has no words of letters", got=f"{len(entries)} entries")
+        raise DataError("the dictionary has no words of two or more letters", got=f"{len(entries)} entries")
     return words
 
 

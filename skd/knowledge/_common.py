@@ -97,7 +97,7 @@ def positions(feature: Tensor, layout: Layout, *, purpose: str) -> Tensor:
         raise ShapeError(
             f"{purpose} needs at least two positions, with one it is constant and teaches nothing",
             got=f"{tuple(feature.shape)} in layout {layout}",
-            remedy="tap a layer with more positions, or use knowledge that keeps the values",
+            remedy="tap a layer with more positions, use knowledge that keeps the values, or leave such samples out",
         )
     return flat
 

@@ -20,7 +20,15 @@ import skd
 
 pytest.importorskip("torch_pruning")
 ROOT = Path(__file__).resolve().parents[2]
-ARMS = ["SKD", "FitNets", "Hinton", "from scratch", "output only", "started, SKD", "started, not trained"]
+ARMS = [
+    "SKD",
+    "FitNets",
+    "Hinton",
+    "from scratch",
+    "output only",
+    "SKD's loss, random start",
+    "SKD's start, not trained",
+]
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ def test_a_smoke_run(
     table = capsys.readouterr().out
     lines = [json.loads(text) for text in out.read_text(encoding="utf-8").splitlines()]
     of_seed = [line for line in lines if line["seed"] == 1 and "value" in line and line["arm"] != ARMS[-1]]
-    assert {line["arm"] for line in of_seed} == {"SKD", "FitNets", "from scratch", "output only", "started, SKD"}
+    assert {line["arm"] for line in of_seed} == {*ARMS[:2], *ARMS[3:-1]}  # Hinton has no meaning here
     assert len({line["order"] for line in of_seed}) == 1  # the same crops in the same order
     assert len({line["order"] for line in lines if line["arm"] == "SKD"}) == 3  # other crops for each seed
     assert "Hinton: n/a" in table
@@ -88,7 +96,8 @@ def test_what_students_begin_as(
     prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
     begun: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(cells, "_train", lambda task, student, *_: begun.append(student.state_dict()))
-    for arm, seed in (("SKD", 0), ("FitNets", 0), ("SKD", 1), ("started, SKD", 0), ("started, output only", 1)):
+    random = "SKD's loss, random start"
+    for arm, seed in ((random, 0), ("FitNets", 0), (random, 1), ("SKD", 0), ("SKD's start, FitNets", 1)):
         cells.run_cell(prepared, cells.Cell("denoising", arm, 1.0, seed, 2, "validation"))
     first, other, reseeded, started, again = (next(iter(weights.values())) for weights in begun)
     assert torch.equal(first, other)
@@ -259,6 +268,29 @@ def test_lines_of_another_plan_do_not_count(parts: dict[str, ModuleType], tmp_pa
     cells.Store(tmp_path / "a.jsonl", "one").add(cell, {"value": 1.0}, {})
     assert list(cells.Store(tmp_path / "a.jsonl", "one").done()) == [cell]
     assert not cells.Store(tmp_path / "a.jsonl", "other").done()
+
+
+def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
+    cells, arms = parts["cells"], parts["arms"]
+    prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    rows = {
+        name: cells._rows(prepared, prepared.student(0, started=True), cells.Cell("denoising", name, 0.1, 0, 8, "test"))
+        for name in ("SKD", "SKD, not fading", "SKD, encoder only")
+    }
+    weights = {
+        name: {
+            row.name: [skd.schedules.weight_at(row.weight, step) for step in (0, 2, 4, 8)] for row in method.transfers()
+        }
+        for name, method in rows.items()
+    }
+    output = arms.OUTPUT
+    for name, each in weights.items():
+        assert each.pop("output") == [output] * 4
+        wanted = [0.1] * 4 if "not" in name else [0.1, 0.05, 0.0, 0.0]
+        for found in each.values():
+            assert found == pytest.approx(wanted)
+    assert {row.split("/")[2] for row in weights["SKD"]} == {"encoder", "decoder"}
+    assert {row.split("/")[2] for row in weights["SKD, encoder only"]} == {"encoder"}
 
 
 def test_all_methods_are_compared(parts: dict[str, ModuleType]) -> None:

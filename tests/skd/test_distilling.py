@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,22 @@ def test_the_report_is_that_of_the_trained_student(tmp_path: Path) -> None:
     done = distill(teacher, images(), tmp_path, student=student, recipe=RECIPE, method=OUTPUT, calibration=images(3))
     by_hand = skd.report(Distiller(teacher, student, OUTPUT), images(3), batches=8)
     assert str(done.report) == str(by_hand)
+
+
+def test_learned_adapters_begin_by_the_recipe_s_seed(tmp_path: Path) -> None:
+    learned = functools.partial(SKD, basis="learned")
+
+    def trained(name: str, drawn_before: int, **options: Any) -> dict[str, Tensor]:
+        student, recipe = net(2, 1), replace(RECIPE, **options)
+        torch.manual_seed(drawn_before)
+        state = torch.get_rng_state()
+        distill(net(6, 0), images(), tmp_path / name, student=student, recipe=recipe, method=learned)
+        assert torch.equal(torch.get_rng_state(), state)
+        return student.state_dict()
+
+    one, other = trained("one", 1), trained("other", 2)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert not torch.equal(one["up1.weight"], trained("reseeded", 1, seed=5)["up1.weight"])
 
 
 # --- resumption ------------------------------------------------------------------------------------------------------
