@@ -66,7 +66,7 @@ def _output(plan: skd.Plan, spectra: skd.Spectra, *_: float) -> Made:
     return skd.methods.OutputOnly(plan, spectra, output=OUTPUT)
 
 
-# SKD is a start and a loss in the same bases (the pairs'), so its student begins as `skd.compress` makes it. The
+# SKD is a start and a loss (docs/theory.rst), so its student begins as `skd.compress` makes it. The
 # others' papers leave the start open: they have the seed's random weights, some SKD's start, too, among the controls.
 METHODS = {"SKD": Arm("SKD", _skd(), started=True)} | {
     name: Arm(name, _of(getattr(skd.methods, name)))
