@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skd.distiller import Distiller
     from skd.distilling import Distilled, distill
     from skd.exporting import Exported, export
+    from skd.fitting import fit_adapters
     from skd.matching import Plan, match
     from skd.pairing import Pairing, SymmetricPair, pair
     from skd.recipes import Recipe
@@ -38,6 +39,7 @@ _ROOMS = {
     "distiller": ("Distiller",),
     "distilling": ("Distilled", "distill"),
     "exporting": ("Exported", "export"),
+    "fitting": ("fit_adapters",),
     "matching": ("Plan", "match"),
     "pairing": ("Pairing", "SymmetricPair", "pair"),
     "recipes": ("Recipe",),
@@ -78,6 +80,7 @@ __all__ = [
     "errors",
     "export",
     "fit",
+    "fit_adapters",
     "knowledge",
     "match",
     "measure",

@@ -24,6 +24,7 @@ from skd.caching import TeacherCache
 from skd.checking import check_unwrapped
 from skd.distiller import Distiller
 from skd.errors import ArgumentError, ShapeError
+from skd.fitting import fits, put
 from skd.matching import Plan, match
 from skd.methods import SKD, Method, Transfer
 from skd.pairing import Pairing, pair
@@ -76,6 +77,7 @@ def distill(
     recipe: Recipe,
     method: Method | Sequence[Transfer] | MakeMethod = SKD,
     pairings: tuple[Pairing, Pairing] | None = None,
+    fit_adapters: bool = False,
     inputs: Callable[[Any], Any] | None = None,
     task_loss: TaskLoss | None = None,
     task_weight: float = 1.0,
@@ -109,6 +111,9 @@ def distill(
         need neither, and no pairs are looked for then.
     pairings : (Pairing, Pairing), optional
         The teacher's and the student's, where they aren't to be found automatically.
+    fit_adapters : bool
+        Whether learned adapters begin as `skd.fit_adapters` fits them to the calibration data, in the place of random
+        numbers: for a student that begins with what its teacher has learned (`compress`).
     inputs : callable, optional
         Turns a batch into what the networks are called with: ``lambda batch: batch[0]`` for (x, y).
     task_loss : callable, optional
@@ -118,8 +123,8 @@ def distill(
     evaluate : callable, optional
         Given the student in eval mode, returns a number or numbers by name; see `fit`.
     calibration : DataLoader or iterable of batches, optional
-        For spectra, check and report; the first 16 batches of it. By default the training data, in an order and with
-        random numbers of their own.
+        For spectra, adapters, check and report; the first 16 batches of it. By default the training data, in an order
+        and with random numbers of their own.
     cache : TeacherCache, optional
         Where the teacher's features are kept: samples that come again don't run it.
     each, about, label
@@ -176,9 +181,12 @@ def distill(
                     prepared = engine.on_main(lambda: _prepared(teacher, student, pairings, examples))
                     method = method(*prepared)
                 distiller = Distiller(teacher, student, method, cache=cache)
+            if fit_adapters:
+                put(distiller, engine.on_main(lambda: fits(distiller, examples())))
             engine.all_alike(lambda: check_unwrapped(distiller, next(iter(examples()))))
             task = _Task(distiller, inputs, task_loss, task_weight)
-            facts = {"task_loss": None if task_loss is None else code_of(task_loss), "task_weight": task_weight}
+            facts: dict[str, Any] = {"task_loss": None if task_loss is None else code_of(task_loss)}
+            facts |= {"task_weight": task_weight} | ({"fit_adapters": True} if fit_adapters else {})
             run = fit_on(
                 engine,
                 task,

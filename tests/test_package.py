@@ -52,6 +52,7 @@ FROZEN: tuple[str, ...] = (
     "errors",
     "export",
     "fit",
+    "fit_adapters",
     "knowledge",
     "match",
     "measure",

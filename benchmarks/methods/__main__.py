@@ -77,7 +77,7 @@ def plan_of(options: argparse.Namespace, task: Task) -> str:
     return found.hexdigest()[:16]
 
 
-DEFINED_BY = ("methods/*.py", "knowledge/*.py", "adapters/*.py", "distances.py", "distiller.py")
+DEFINED_BY = ("methods/*.py", "knowledge/*.py", "adapters/*.py", "distances.py", "distiller.py", "fitting.py")
 
 
 _prepared: dict[tuple[str, bool, Path, Path], Prepared] = {}

@@ -30,6 +30,8 @@ class Arm:
         Whether it has a weight to tune.
     started : bool
         Whether the student has what `skd.compress` starts it with, where all others have the seed's random weights.
+    fitted : bool
+        Whether learned adapters begin as `skd.fit_adapters` fits them; otherwise at random.
     trained : bool
         False: the student stays as it begins.
     """
@@ -38,10 +40,11 @@ class Arm:
     make: Make | None
     tuned: bool = True
     started: bool = False
+    fitted: bool = False
     trained: bool = True
 
 
-def _skd(sides: Any = "both", basis: Any = None, *, fades: bool = True) -> Make:
+def _skd(sides: Any = "both", basis: Any = "learned", *, fades: bool = True) -> Make:
     """Its features' terms fade over the first half: what they teach last pulls away from the output."""
 
     def make(plan: skd.Plan, spectra: skd.Spectra, factor: float, steps: int) -> Made:
@@ -66,9 +69,10 @@ def _output(plan: skd.Plan, spectra: skd.Spectra, *_: float) -> Made:
     return skd.methods.OutputOnly(plan, spectra, output=OUTPUT)
 
 
-# SKD is a start and a loss (docs/theory.rst), so its student begins as `skd.compress` makes it. The
-# others' papers leave the start open: they have the seed's random weights, some SKD's start, too, among the controls.
-METHODS = {"SKD": Arm("SKD", _skd(), started=True)} | {
+# SKD is a start and a loss (docs/theory.rst), so its student begins as `skd.compress` makes it, and is compared where
+# such a student is right: through adapters that begin as the least squares fit. The others' papers leave the start
+# open: they have the seed's random weights. Among the controls some have SKD's start, too, with fitted adapters.
+METHODS = {"SKD": Arm("SKD", _skd(), started=True, fitted=True)} | {
     name: Arm(name, _of(getattr(skd.methods, name)))
     for name in skd.methods.__all__
     if inspect.isclass(found := getattr(skd.methods, name))
@@ -80,15 +84,17 @@ CONTROLS = {
     for arm in (
         Arm("from scratch", None, tuned=False),
         Arm("output only", _output, tuned=False),
-        # Learned adapters, as a student of random weights hasn't the teacher's directions, and as the others have them.
-        Arm("SKD's loss, random start", _skd(basis="learned")),
-        Arm("SKD, encoder only", _skd("encoder"), started=True),
-        Arm("SKD, decoder only", _skd("decoder"), started=True),
-        Arm("SKD, not fading", _skd(fades=False), started=True),
+        Arm("SKD's loss, random start", _skd()),
+        Arm("SKD, encoder only", _skd("encoder"), started=True, fitted=True),
+        Arm("SKD, decoder only", _skd("decoder"), started=True, fitted=True),
+        Arm("SKD, not fading", _skd(fades=False), started=True, fitted=True),
+        Arm("SKD, random adapters", _skd(), started=True),
+        Arm("SKD, in the pairs' bases", _skd(basis=None), started=True),
         Arm("SKD's start, not trained", None, tuned=False, started=True, trained=False),
         Arm("SKD's start, no distillation", None, tuned=False, started=True),
         Arm("SKD's start, output only", _output, tuned=False, started=True),
-        *(Arm(f"SKD's start, {name}", METHODS[name].make, started=True) for name in ("AT", "FitNets", "RKD")),
+        *(Arm(f"SKD's start, {name}", METHODS[name].make, started=True) for name in ("AT", "RKD")),
+        Arm("SKD's start, FitNets", METHODS["FitNets"].make, started=True, fitted=True),
     )
 }
 ARMS = METHODS | CONTROLS

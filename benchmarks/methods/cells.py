@@ -156,8 +156,9 @@ def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -
             method=rows,
             inputs=task.inputs,
             pairings=(task.pairing(task.teacher), task.pairing(student)),
+            fit_adapters=ARMS[cell.arm].fitted,
             task_loss=task.loss,
-            calibration=task.batches("train", 2_000_000, 16),  # for the check and the report, which train nothing
+            calibration=task.batches("train", 2_000_000, 16),  # beside the check and the report, for fitted adapters
             label=cell.arm,
         )
 
