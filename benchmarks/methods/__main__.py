@@ -18,22 +18,18 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-
-import torch
 
 import skd
 from benchmarks.methods import arms
 from benchmarks.methods.arms import ARMS, CONTROLS, FACTORS, METHODS
-from benchmarks.methods.cells import TUNING_SEED, Cell, Prepared, Store, run_cell
+from benchmarks.methods.cells import TUNING_SEED, Cell, Store
+from benchmarks.methods.running import prepared, run_all
 from benchmarks.methods.table import chosen_factor, table
 from benchmarks.methods.task import Task
-from benchmarks.methods.tasks import SETTINGS, SMOKE, task_of
+from benchmarks.methods.tasks import SETTINGS, SMOKE
 from kbstyle_example.data import list_pictures
-from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.splits import digest_of_names
 
 RESULTS = Path(__file__).parents[1] / "results" / "methods.jsonl"
@@ -78,38 +74,6 @@ def plan_of(options: argparse.Namespace, task: Task) -> str:
 
 
 DEFINED_BY = ("methods/*.py", "knowledge/*.py", "adapters/*.py", "distances.py", "distiller.py", "fitting.py")
-
-
-_prepared: dict[tuple[str, bool, Path, Path], Prepared] = {}
-
-
-def prepared(task: str, smoke: bool, data: Path, cache: Path) -> Prepared:
-    """A task made ready, once in a process."""
-    key = task, smoke, data, cache
-    if key not in _prepared:
-        torch.set_num_threads(1)
-        _prepared[key] = Prepared(task_of(task, data, cache, smoke=smoke))
-    return _prepared[key]
-
-
-def work(options: argparse.Namespace, store: Store, cell: Cell) -> None:
-    """Run a cell and keep its line."""
-    found = run_cell(prepared(options.task, options.smoke, options.data, options.cache), cell)
-    store.add(cell, found, surroundings())
-    print(*cell[:4], found.get("value", found.get("na")), flush=True)
-
-
-def run_all(options: argparse.Namespace, store: Store, cells: Sequence[Cell]) -> None:
-    """Those that are missing."""
-    done = store.done()
-    missing = [cell for cell in cells if cell not in done]
-    if options.jobs <= 1 or len(missing) <= 1:
-        for cell in missing:
-            work(options, store, cell)
-        return
-    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in [pool.submit(work, options, store, cell) for cell in missing]:
-            future.result()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +35,7 @@ ARMS = [
 
 @pytest.fixture
 def parts() -> dict[str, ModuleType]:
-    names = ("arms", "task", "tasks", "training", "denoising", "cells", "table", "draw", "__main__")
+    names = ("arms", "task", "tasks", "training", "denoising", "cells", "table", "draw", "running", "__main__")
     return {name: importlib.import_module(f"benchmarks.methods.{name}") for name in names}
 
 
@@ -75,7 +77,7 @@ def test_a_smoke_run(
     def never(*_: Any) -> dict[str, Any]:
         raise RuntimeError("it was run twice")
 
-    monkeypatch.setattr(parts["__main__"], "run_cell", never)
+    monkeypatch.setattr(parts["running"], "run_cell", never)
     main(command)  # nothing is missing
     assert out.read_bytes() == kept
     assert capsys.readouterr().out.splitlines()[-5:] == table.splitlines()[-5:]
@@ -87,6 +89,35 @@ def test_a_smoke_run(
     main(command)
     again = json.loads(out.read_text(encoding="utf-8").splitlines()[-1])
     assert again["value"] == last["value"]  # the very same training
+
+
+def test_side_by_side_as_a_command(folder: Path, tmp_path: Path) -> None:
+    out, root = tmp_path / "methods.jsonl", Path(__file__).parents[2]
+    command = [sys.executable, "-m", "benchmarks.methods", "--task", "denoising", "--data", str(folder), "--smoke"]
+    command += ["--cache", str(tmp_path / "cache"), "--out", str(out), "--jobs", "2", "--methods", "output only", "AT"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(text) for text in out.read_text(encoding="utf-8").splitlines()]
+    assert sorted(line["arm"] for line in lines) == ["AT"] * 4 + ["output only"]
+    assert done.stdout.count("denoising AT") == 4
+
+
+def test_adapters_are_fitted_where_an_arm_says_so(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = parts["cells"]
+    prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    first: dict[str, float] = {}
+
+    def looked_at(distiller: Any, *_: Any, **__: Any) -> None:
+        """In the place of the check, before the first step."""
+        terms = distiller(prepared.calibration[0]).losses.terms
+        first[arm] = sum(float(term.detach()) for name, term in terms.items() if name != "output")
+
+    monkeypatch.setattr("skd.distilling.check_unwrapped", looked_at)
+    for arm in ("SKD", "SKD, random adapters"):
+        cells.run_cell(prepared, cells.Cell("denoising", arm, 1.0, 0, 2, "validation"))
+    assert first["SKD"] < first["SKD, random adapters"] / 2
 
 
 def test_what_students_begin_as(

@@ -1,0 +1,48 @@
+"""Cells run one after the other, or side by side."""
+
+# Not in __main__, where a spawned process wouldn't find what it is to do.
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+from benchmarks.methods.cells import Cell, Prepared, Store, run_cell
+from benchmarks.methods.tasks import task_of
+from kbstyle_example.evaluation.costs import surroundings
+
+_prepared: dict[tuple[str, bool, Path, Path], Prepared] = {}
+
+
+def prepared(task: str, smoke: bool, data: Path, cache: Path) -> Prepared:
+    """A task made ready, once in a process."""
+    key = task, smoke, data, cache
+    if key not in _prepared:
+        torch.set_num_threads(1)
+        _prepared[key] = Prepared(task_of(task, data, cache, smoke=smoke))
+    return _prepared[key]
+
+
+def work(options: argparse.Namespace, store: Store, cell: Cell) -> None:
+    """Run a cell and keep its line."""
+    found = run_cell(prepared(options.task, options.smoke, options.data, options.cache), cell)
+    store.add(cell, found, surroundings())
+    print(*cell[:4], found.get("value", found.get("na")), flush=True)
+
+
+def run_all(options: argparse.Namespace, store: Store, cells: Sequence[Cell]) -> None:
+    """Those that are missing."""
+    done = store.done()
+    missing = [cell for cell in cells if cell not in done]
+    if options.jobs <= 1 or len(missing) <= 1:
+        for cell in missing:
+            work(options, store, cell)
+        return
+    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(work, options, store, cell) for cell in missing]:
+            future.result()
