@@ -38,7 +38,7 @@ from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.files import write_atomically
 from kbstyle_example.inference import Inference
 from kbstyle_example.networks import STUDENT, KBStyle
-from kbstyle_example.painting import LONGEST_STYLE_SIDE
+from kbstyle_example.options import LONGEST_STYLE_SIDE
 from kbstyle_example.peers import load_peer
 from kbstyle_example.peers.magenta import STYLE_SIDE, Magenta, last
 from kbstyle_example.peers.microast import MicroAST

@@ -36,7 +36,8 @@ import skd
 from kbstyle_example import video_stability
 from kbstyle_example.data import list_pictures
 from kbstyle_example.images import grid, load_image, save_image
-from kbstyle_example.painting import DEFAULT, Painter
+from kbstyle_example.options import DEFAULT
+from kbstyle_example.painting import Painter
 from kbstyle_example.strips import as_numbers, as_pixels
 from kbstyle_example.video_stability import Steadier, camera_motion, warped
 

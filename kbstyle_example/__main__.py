@@ -1,8 +1,9 @@
-"""Command line: ``python -m kbstyle_example COMMAND``; each command is a function of `commands`."""
+"""Command line: ``python -m kbstyle_example COMMAND``; each is a function of `commands` or `painting_commands`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -45,9 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _need_extra()
         # What the others could be told needn't be known, or imported.
         parser(given[0] if given else "").parse_args(given, options)
-        from kbstyle_example import commands
-
-        getattr(commands, options.run)(options)
+        home = importlib.import_module(f"kbstyle_example.{options.home}")
+        getattr(home, options.run)(options)
     except (SkdError, OSError) as error:  # the system's errors are the input's, too: a full disk, a pipe that is closed
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

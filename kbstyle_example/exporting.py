@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kbstyle_example.files import writable_folder
 from kbstyle_example.graphs import graphs_of, pictures_of
-from kbstyle_example.networks import SMALLEST_SIDE, KBStyle
+from kbstyle_example.networks import KBStyle
+from kbstyle_example.options import SMALLEST_SIDE
 from kbstyle_example.rounding import INT8, export_rounded
 from kbstyle_example.weights_file import load_weights
 from skd.errors import ArgumentError, FileError

@@ -13,16 +13,17 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from kbstyle_example.files import writable_folder, write_atomically
 from kbstyle_example.images import FORMATS
-from kbstyle_example.painting import Painter
 from kbstyle_example.photograph import ENDINGS, Photograph
 from kbstyle_example.reading import READABLE
 from kbstyle_example.strips import Pixels
 from kbstyle_example.threads import Room, WriteBehind, read_ahead
 from skd.errors import ArgumentError, DataError, FileError, SkdError
 
+Paint: TypeAlias = Callable[[Pixels], Pixels]  # a `Painter`, or one of another runtime
 STREAM = "-"  # stdin as a photograph, stdout as the place for its painting
 IN_HAND = 2**24  # pixels of photographs that are read, and whose paintings aren't written yet; one more may wait
 
@@ -132,7 +133,7 @@ def plan(
 
 def stylize_files(
     jobs: Sequence[Job],
-    painter: Painter,
+    painter: Paint,
     *,
     kind: str | None = None,
     quality: int = 95,
@@ -147,7 +148,8 @@ def stylize_files(
     ----------
     jobs : sequence of Job
         See `plan`.
-    painter : Painter
+    painter : Painter or OnnxPainter
+        Or anything that makes (H, W, 3) of 8 bits of the same.
     kind : str, optional
         PIL's name of the format to write; that of the path's ending where not given.
     quality : int
@@ -166,6 +168,7 @@ def stylize_files(
     --------
     >>> import tempfile, torch
     >>> from kbstyle_example.networks import STUDENT, KBStyle
+    >>> from kbstyle_example.painting import Painter
     >>> painter = Painter(torch.rand(3, 32, 32), network=KBStyle(STUDENT))
     >>> coffee = Path(__file__).parent / "samples/content/coffee.jpg"
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +242,7 @@ class _Work:
         return Outcome(self.job, self.seconds, size, self.error)
 
 
-def _painted(work: _Work, painter: Painter) -> _Work:
+def _painted(work: _Work, painter: Paint) -> _Work:
     with work.noted():
         if work.photograph is not None:
             work.painted = painter(work.photograph.pixels)

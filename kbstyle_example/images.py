@@ -6,18 +6,19 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from kbstyle_example.files import write_atomically
 from kbstyle_example.reading import opened, parts
 from kbstyle_example.strips import as_pixels
 from skd.errors import ArgumentError, DataError, FileError, ShapeError
+
+if TYPE_CHECKING:  # see `strips`
+    from torch import Tensor
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -107,6 +108,8 @@ def load_image(picture: Picture) -> Tensor:
     >>> load_image(np.full((2, 3), 51, dtype=np.uint8)).shape
     torch.Size([1, 3, 2, 3])
     """
+    import torch
+
     if isinstance(picture, str | os.PathLike):
         pixels = _pixels(np.asarray(open_picture(picture)))
     elif isinstance(picture, Image.Image):
@@ -167,6 +170,7 @@ def to_pil(image: Tensor) -> Image.Image:
 
     Examples
     --------
+    >>> import torch
     >>> to_pil(torch.tensor([-1.0, 0.499, 2.0]).view(3, 1, 1)).getpixel((0, 0))
     (0, 127, 255)
     """
@@ -201,7 +205,7 @@ def save_image(image: Tensor, path: str | os.PathLike[str], *, quality: int = 95
 
     Examples
     --------
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_image(torch.zeros(3, 4, 5), Path(folder, "black.png"))
     ...     load_image(Path(folder, "black.png")).shape
@@ -248,6 +252,7 @@ def grid(
 
     Examples
     --------
+    >>> import torch
     >>> photo, painting = torch.zeros(3, 20, 30), torch.ones(3, 10, 10)
     >>> grid([[None, photo], [painting, photo]], margin=1).shape
     torch.Size([1, 3, 43, 43])

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from kbstyle_example.layers import Block
 from kbstyle_example.moments import Moments, Statistics, moments
-from kbstyle_example.networks import SMALLEST_SIDE, Encoder, KBStyle, StyleCode, padded
+from kbstyle_example.networks import Encoder, KBStyle, StyleCode, padded
+from kbstyle_example.options import SMALLEST_SIDE
 from kbstyle_example.quick_layers import Blocks, Conv, Doubling, as_batch, modulating, strips, window
 from kbstyle_example.strips import Pixels
 from skd.errors import NonFiniteError

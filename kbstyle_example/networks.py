@@ -36,9 +36,8 @@ from torch.nn import functional as F
 
 from kbstyle_example.layers import Block, StyledBlocks, conv3, doubled
 from kbstyle_example.moments import Moments, modulated, moments
+from kbstyle_example.options import SMALLEST_SIDE
 from skd.errors import ArgumentError, ShapeError
-
-SMALLEST_SIDE = 16  # pixels: two positions a side are left at level 3
 
 
 @dataclass(frozen=True)

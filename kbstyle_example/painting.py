@@ -16,18 +16,24 @@ from torch.nn import functional as F
 from kbstyle_example.colours import with_colours_of
 from kbstyle_example.devices import as_device, as_precision, exact
 from kbstyle_example.inference import Inference
-from kbstyle_example.networks import SMALLEST_SIDE, KBStyle, StyleCode
-from kbstyle_example.options import PainterOptions, with_options_of
+from kbstyle_example.networks import KBStyle, StyleCode
+from kbstyle_example.options import (
+    DEFAULT,
+    LONGEST_STYLE_SIDE,
+    SMALLEST_SIDE,
+    PainterOptions,
+    check_painting,
+    checked_weights,
+    with_options_of,
+)
 from kbstyle_example.photograph import Photograph, Source
 from kbstyle_example.strips import Pixels, as_numbers, as_pixels, blended, resized
-from kbstyle_example.styles import checked_weights, layers, mask_pixels, mixed
+from kbstyle_example.styles import layers, mask_pixels, mixed
 from kbstyle_example.tiles import render_tiles
 from kbstyle_example.weights_file import load_weights
 from skd.errors import ArgumentError, DataError, ShapeError
 
-DEFAULT = "kbstyle"  # the bundled weights that paint where none are named
 TILED_FROM = 2**28  # numbers in level 1: 134 megapixels of KBStyle's. Whole, they take 25 bytes a pixel
-LONGEST_STYLE_SIDE = 512  # pixels; the training's paintings had strokes of this scale
 
 
 class Painter:
@@ -101,16 +107,9 @@ class Painter:
         max_pixels: int | None = None,
     ) -> None:
         given: list[Source] = list(styles) if isinstance(styles, list | tuple) else [styles]  # type: ignore[list-item]
-        if not given:
-            raise ArgumentError("no style to paint in", expected="one painting or more")
-        if not 0 <= strength <= 1:
-            raise ArgumentError("strength of the style", got=strength, expected="a number from 0 to 1")
-        if paint_size is not None and (type(paint_size) is not int or paint_size < SMALLEST_SIDE):
-            raise ArgumentError("paint size", got=paint_size, expected=f"{SMALLEST_SIDE} pixels or more")
-        weights = checked_weights(style_weights, len(given))
         where: list[Source | None] = [None] * len(given) if masks is None else list(masks)
-        if len(where) != len(given):
-            raise ArgumentError("masks", got=f"{len(where)} masks", expected=f"{len(given)}, one for each style")
+        check_painting(given, strength, paint_size, len(where))
+        weights = checked_weights(style_weights, len(given))
         self.strength, self.keep_colour, self.paint_size = strength, keep_colour, paint_size
         self.network = _placed(network, device)
         dtype = as_precision(precision, next(self.network.parameters()).device)

@@ -47,6 +47,7 @@ def parser(wanted: str | None = None) -> Parser:
     for name, (home, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text)
         if wanted in (None, name):
+            command.set_defaults(home="commands")
             getattr(importlib.import_module(f"kbstyle_example.{home}"), name)(command)
     return made
 
@@ -65,6 +66,7 @@ def demo(command: Parser) -> None:
 
 def stylize(command: Parser) -> None:
     from kbstyle_example.folders import stylize_files
+    from kbstyle_example.painting_commands import BACKENDS
     from kbstyle_example.photograph import ENDINGS
 
     command.add_argument("content", nargs="+", help="photographs, folders of them, or - for stdin")
@@ -79,7 +81,13 @@ def stylize(command: Parser) -> None:
     )
     add(command, "--quality", stylize_files, "of JPEG and WebP, 1 to 100")
     command.add_argument("--json", action="store_true", help="a line of JSON on stdout for each photograph")
-    command.set_defaults(run="stylize")
+    command.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=BACKENDS[0],
+        help="onnx paints by ONNX Runtime, which starts sooner, and has fewer options (%(default)s)",
+    )
+    command.set_defaults(run="stylize", home="painting_commands")
 
 
 def video(command: Parser) -> None:
@@ -92,7 +100,7 @@ def video(command: Parser) -> None:
     add(command, "--quality", stylize_video, "of the encoder, 1 to 100")
     command.add_argument("--lossless", action="store_true", help="in RGB as it was painted: .mkv only, very large")
     command.add_argument("--json", action="store_true", help="a line of JSON on stdout")
-    command.set_defaults(run="video")
+    command.set_defaults(run="video", home="painting_commands")
 
 
 def export(command: Parser) -> None:
@@ -131,9 +139,9 @@ def info(command: Parser) -> None:
 
 
 def _painting(command: Parser, what: str) -> None:
-    """What a painting is made with: the options of `Painter`."""
-    from kbstyle_example.commands import NO_MASK
-    from kbstyle_example.painting import Painter
+    """What a painting is made with: the options of `Painter`, read off its twin, which doesn't import PyTorch."""
+    from kbstyle_example.onnx_painter import OnnxPainter as Painter
+    from kbstyle_example.painting_commands import NO_MASK
 
     command.add_argument("--style", nargs="+", required=True, help="the painting, or several")
     add(command, "--weights", Painter, "bundled name or file", parameter="network")

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from kbstyle_example.images import FORMATS, Picture, load_image
 from kbstyle_example.profiles import from_srgb
 from kbstyle_example.reading import opened, parts
-from kbstyle_example.strips import Pixels, as_numbers, as_pixels, strips
+from kbstyle_example.strips import Pixels, as_pixels, strips
 from skd.errors import ArgumentError, DataError, FileError, ShapeError, SkdError
 
-Source: TypeAlias = Picture | Tensor | bytes
+if TYPE_CHECKING:  # see `strips`
+    from torch import Tensor
+
+    Source: TypeAlias = Picture | Tensor | bytes
+else:
+    Source = Any
+Numbers: TypeAlias = npt.NDArray[np.float32]
 OPAQUE = ("JPEG", "BMP")  # transparency lies on white there
 ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"TIFF": {"compression": "tiff_deflate"}, "JPEG": {"subsampling": 0}}
@@ -81,8 +86,10 @@ class Photograph:
                 raise
             except (OSError, SyntaxError, ValueError) as error:  # PIL reads a file's pixels only now
                 raise FileError("the picture can't be read", got=error) from None
-        if isinstance(source, Tensor):
+        torch: Any = sys.modules.get("torch")  # without it, it is no tensor
+        if torch is not None and isinstance(source, torch.Tensor):
             source = _array(source)
+        source = cast("Picture", source)
         if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == 4:
             colour, alpha = (as_pixels(load_image(part)) for part in (source[..., :3], source[..., 3]))
             return cls(filled(colour, alpha[..., 0]), np.ascontiguousarray(alpha[..., 0]))
@@ -188,17 +195,17 @@ def filled(colour: Pixels, alpha: Pixels) -> Pixels:
     if not alpha.any():
         return np.full_like(colour, 255)
     rows = list(strips(*alpha.shape))
-    total, weight = (torch.cat(sums, 2) for sums in zip(*(_halves(colour[r], alpha[r]) for r in rows), strict=True))
+    total, weight = (np.concatenate(sums) for sums in zip(*(_halves(colour[r], alpha[r]) for r in rows), strict=True))
     levels = []
-    while max(weight.shape[-2:]) > 1:
+    while max(weight.shape[:2]) > 1:
         levels.append((total, weight))
         total, weight = _halved(total), _halved(weight)
-    tiny = torch.finfo(weight.dtype).tiny
-    found = total / weight.clamp(min=tiny)
+    tiny = np.finfo(np.float32).tiny
+    found = total / np.maximum(weight, tiny)
     for total, weight in reversed(levels):
-        coarse = F.interpolate(found, scale_factor=2.0, mode="nearest")[..., : weight.shape[-2], : weight.shape[-1]]
-        found = torch.where(weight > 0, total / weight.clamp(min=tiny), coarse)
-    around, out = as_pixels(found), colour.copy()
+        coarse = found.repeat(2, axis=0).repeat(2, axis=1)[: weight.shape[0], : weight.shape[1]]
+        found = np.where(weight > 0, total / np.maximum(weight, tiny), coarse)
+    around, out = (found * 255).clip(0, 255).round().astype(np.uint8), colour.copy()
     for part in rows:
         near = around[part.start // 2 : -(-part.stop // 2)].repeat(2, axis=0).repeat(2, axis=1)
         hidden = alpha[part] == 0
@@ -206,15 +213,18 @@ def filled(colour: Pixels, alpha: Pixels) -> Pixels:
     return out
 
 
-def _halves(colour: Pixels, alpha: Pixels) -> tuple[Tensor, Tensor]:
-    """Means over squares of 2 pixels: of the colour times its alpha, and of the alpha."""
-    weight = as_numbers(alpha)
-    return _halved(as_numbers(colour) * weight), _halved(weight)
+def _halves(colour: Pixels, alpha: Pixels) -> tuple[Numbers, Numbers]:
+    """Means over squares of 2 pixels: of the colour times its alpha, and of the alpha, (H, W, 3) and (H, W, 1)."""
+    weight = alpha[..., None].astype(np.float32) / np.float32(255)
+    return _halved(colour.astype(np.float32) / np.float32(255) * weight), _halved(weight)
 
 
-def _halved(image: Tensor) -> Tensor:
+def _halved(image: Numbers) -> Numbers:
     """Half the height and width, rounded up; beyond the edge is nothing."""
-    return F.avg_pool2d(F.pad(image, (0, image.shape[-1] % 2, 0, image.shape[-2] % 2)), 2)
+    height, width, channels = image.shape
+    whole = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)))
+    means: Numbers = whole.reshape(-(-height // 2), 2, -(-width // 2), 2, channels).mean((1, 3), dtype=np.float32)
+    return means
 
 
 def _pixels(image: Image.Image) -> Pixels:

@@ -7,15 +7,16 @@ only a few rows of it are ever numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from skd.errors import NonFiniteError
+
+# PyTorch is imported where it computes: reading and writing pictures, and painting by ONNX Runtime, do without it.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 STRIP = 2**19  # pixels of a strip; more is no faster
@@ -42,6 +43,8 @@ def as_numbers(pixels: Pixels) -> Tensor:
     >>> as_numbers(np.full((2, 3), 51, np.uint8)).shape
     torch.Size([1, 1, 2, 3])
     """
+    import torch
+
     copied = torch.from_numpy(np.array(np.atleast_3d(pixels), order="C"))  # torch wants to be allowed to write
     return copied[None].permute(0, 3, 1, 2).float().div_(255)  # as it lies in memory: channels last
 
@@ -56,9 +59,12 @@ def as_pixels(image: Tensor) -> Pixels:
 
     Examples
     --------
+    >>> import torch
     >>> as_pixels(torch.tensor([-1.0, 0.499, 2.0]).view(1, 3, 1, 1))
     array([[[  0, 127, 255]]], dtype=uint8)
     """
+    import torch
+
     channels, height, width = image.shape[1:]
     pixels = np.empty((height, width, channels), np.uint8)
     for rows in strips(height, width):
@@ -85,6 +91,8 @@ def blended(below: Pixels, above: Pixels, share: Callable[[slice], Tensor | floa
     >>> int(blended(black, white, lambda rows: 0.2)[0, 0, 0])
     51
     """
+    import torch
+
     out = np.empty_like(below, order="C")
     for rows in strips(*below.shape[:2]):
         weight = share(rows)
@@ -100,6 +108,9 @@ def resized(pixels: Pixels, size: tuple[int, int], *, mode: str = "bicubic") -> 
     >>> resized(np.zeros((4, 6, 3), np.uint8), (2, 3)).shape
     (2, 3, 3)
     """
+    import torch
+    from torch.nn import functional as F
+
     if pixels.shape[:2] == tuple(size):
         return pixels
     given = np.require(np.atleast_3d(pixels), requirements=["C", "W"])  # torch wants to be allowed to write

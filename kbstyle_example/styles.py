@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from kbstyle_example.moments import Moments
 from kbstyle_example.networks import StyleCode
+from kbstyle_example.options import checked_weights
 from kbstyle_example.photograph import Photograph, Source
 from kbstyle_example.strips import Pixels, as_numbers, as_pixels, strips
-from skd.errors import ArgumentError
 
 LIGHTNESS = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
@@ -52,28 +51,6 @@ def mixed(codes: Sequence[StyleCode], weights: Sequence[float]) -> StyleCode:
         )
         levels.append(Moments(mean, deviation))
     return StyleCode(*levels)
-
-
-def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """Weights that sum to 1; equal ones where none are given.
-
-    Raises
-    ------
-    ArgumentError
-        Not one for each style; negative, not finite, or all 0.
-
-    Examples
-    --------
-    >>> checked_weights([3, 1], 2), checked_weights(None, 2)
-    ([0.75, 0.25], [0.5, 0.5])
-    """
-    given = [1.0] * count if weights is None else [float(weight) for weight in weights]
-    if len(given) != count:
-        raise ArgumentError("weights of styles", got=f"{len(given)} weights", expected=f"{count}, one for each style")
-    total = sum(given)
-    if not all(math.isfinite(weight) and weight >= 0 for weight in given) or not 0 < total < math.inf:
-        raise ArgumentError("weights of styles", got=given, expected="numbers from 0 up, not all 0")
-    return [weight / total for weight in given]
 
 
 def mask_pixels(mask: Source, *, max_pixels: int | None = None) -> Pixels:

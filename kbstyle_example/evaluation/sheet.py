@@ -15,7 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 from kbstyle_example.evaluation.pairs import SIZE, square
 from kbstyle_example.files import writable_folder
 from kbstyle_example.images import grid, save_image
-from kbstyle_example.networks import SMALLEST_SIDE
+from kbstyle_example.options import SMALLEST_SIDE
 from kbstyle_example.peers.system import System
 from skd.errors import ArgumentError, DataError
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +24,9 @@ from kbstyle_example.colours import with_colours_of
 from kbstyle_example.images import load_image, to_pil
 from kbstyle_example.inference import Inference
 from kbstyle_example.networks import STUDENT, TEACHER
-from kbstyle_example.options import PainterOptions
-from kbstyle_example.painting import DEFAULT, LONGEST_STYLE_SIDE, Painter, encoded, render, style_tensor, stylize
+from kbstyle_example.onnx_painter import OnnxPainter
+from kbstyle_example.options import DEFAULT, LONGEST_STYLE_SIDE, PainterOptions
+from kbstyle_example.painting import Painter, encoded, render, style_tensor, stylize
 from kbstyle_example.strips import as_pixels, strips
 from kbstyle_example.styles import mixed
 from kbstyle_example.video import stylize_video
@@ -163,8 +164,11 @@ def test_one_set_of_defaults() -> None:
     wanted = {name: p for name, p in inspect.signature(Painter).parameters.items() if name != "styles"}
     for function in (stylize, stylize_video):
         assert {name: inspect.signature(function).parameters[name] for name in wanted} == wanted
-    hints = get_type_hints(Painter.__init__)
-    assert get_type_hints(PainterOptions) == {name: hints[name] for name in wanted}
+    told = {name: hint.__forward_arg__ for name, hint in PainterOptions.__annotations__.items()}
+    assert told == {name: p.annotation for name, p in wanted.items()}
+    other = dict(inspect.signature(OnnxPainter).parameters)
+    assert other.pop("styles") == inspect.signature(Painter).parameters["styles"]
+    assert other == wanted  # the command line reads its defaults there
     assert wanted["network"].default == DEFAULT
     with pytest.raises(TypeError, match="unexpected keyword argument 'strenght'"):
         stylize(PHOTO, PAINTING, strenght=0.5)  # type: ignore[call-arg]

@@ -13,8 +13,9 @@ from PIL import Image
 
 from kbstyle_example.moments import Moments
 from kbstyle_example.networks import StyleCode
+from kbstyle_example.options import checked_weights
 from kbstyle_example.strips import resized
-from kbstyle_example.styles import checked_weights, layers, mask_pixels, mixed
+from kbstyle_example.styles import layers, mask_pixels, mixed
 from skd.errors import ArgumentError
 
 
