@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results" / "end_to_end.json"
 SAMPLES = Path(weights_file.__file__).parent / "samples"
 STYLE = SAMPLES / "style" / "cafe_terrace_at_night.jpg"
 SIZE, SMALL = (2048, 1080), (512, 512)
-PYTHON, TORCH, TOOL = "Python alone", "import torch", "stylize"
+PYTHON, TORCH, TOOL, ONNX = "Python alone", "import torch", "stylize", "stylize --backend onnx"
 Run = Callable[[], object]
 
 
@@ -106,6 +106,7 @@ def starts(photograph: Path, out: Path, threads: int) -> dict[str, Run]:
         TORCH: process("-c", "import torch"),
         PYTHON: process("-c", "pass"),
         TOOL: process("-m", "kbstyle_example", *tool),
+        ONNX: process("-m", "kbstyle_example", *tool, "--backend", "onnx"),
     }
 
 

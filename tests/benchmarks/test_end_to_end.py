@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -47,3 +48,16 @@ def test_both_ways_through_a_folder_write_the_same(tmp_path: Path) -> None:
     assert written[0] == written[1]
     for run in end_to_end.stages(paths[0], painter).values():
         run()
+
+
+def test_both_tools_start_and_paint_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (small,) = end_to_end.photographs(tmp_path / "small", 1, (64, 48))
+    runs = end_to_end.starts(small, tmp_path / "out.png", 1)
+    pictures = []
+    for name in (end_to_end.TOOL, end_to_end.ONNX):
+        runs[name]()
+        with Image.open(tmp_path / "out.png") as image:
+            pictures.append(np.asarray(image).astype(int))
+        (tmp_path / "out.png").unlink()
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
