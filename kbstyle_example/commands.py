@@ -56,6 +56,8 @@ def distill(options: argparse.Namespace) -> None:
         basis=options.basis,
         structure=options.structure,
         statistics=options.statistics,
+        fade=options.fade,
+        fit_adapters=options.fit_adapters,
         **_losses(options),
     )
     facts = {"distilled": f"{done.run.steps} steps, seed {options.seed}"}

@@ -19,6 +19,7 @@ from kbstyle_example.perceived import Perceived
 from kbstyle_example.perceptual import Perceptual
 from kbstyle_example.validation import Folders, differences
 from kbstyle_example.weights_file import Stored, save_weights
+from skd.errors import ArgumentError
 
 EXAMPLE = (torch.zeros(1, 3, 64, 80), torch.zeros(1, 3, 64, 64))
 # The decoder's features end where the output is drawn from them: SKD's terms guide, the output's decides.
@@ -82,6 +83,10 @@ def distill(
     style_weights: Mapping[str, float] = STYLE_WEIGHTS,
     covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
     validation: Folders | None = None,
+    structure: skd.schedules.Weight = 1.0,
+    statistics: skd.schedules.Weight = 1.0,
+    fade: float = 0.0,
+    fit_adapters: bool = False,
     **options: Any,
 ) -> skd.Distilled[KBStyle]:
     """Train a narrower KBStyle network to do what the teacher does, from scratch or from weights that are there.
@@ -120,6 +125,14 @@ def distill(
         Of the perceptual network's layers in them, see `kbstyle_example.losses`.
     validation : (sequence of Path, sequence of Path), optional
         Photographs and paintings to evaluate on, as often as the recipe says.
+    structure, statistics : float or schedule
+        What SKD's features count, see `skd.methods.SKD`.
+    fade : float
+        Share of the steps over which these two go down to nothing, in half a cosine; 0 leaves them as they are. What
+        features teach last pulls away from the picture (docs: benchmark).
+    fit_adapters : bool
+        Whether learned adapters (``basis="learned"``) begin as `skd.fit_adapters` fits them: for a start that has
+        learned something.
     **options
         Of `skd.methods.SKD`.
 
@@ -155,6 +168,8 @@ def distill(
     >>> done.run.steps, len(done.report.rows), done.student.config.widths
     (2, 19, (2, 3, 4))
     """
+    if not 0 <= fade <= 1:
+        raise ArgumentError("share of the steps over which features fade", got=fade, expected="a number from 0 to 1")
     samples = training_samples(
         contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers, vary_colours=vary_colours
     )
@@ -179,7 +194,9 @@ def distill(
         looked_at = differences(teacher, validation, crop=crop, seed=recipe.seed, perceived=perceived)
 
     def method(plan: skd.Plan, spectra: skd.Spectra) -> Sequence[skd.methods.Transfer]:
-        rows = skd.methods.SKD(plan, spectra, **{"output": OUTPUT_WEIGHT, **options}).transfers()
+        counts = {"structure": _fading(structure, fade * recipe.steps), "output": OUTPUT_WEIGHT}
+        counts["statistics"] = _fading(statistics, fade * recipe.steps)
+        rows = skd.methods.SKD(plan, spectra, **{**counts, **options}).transfers()
         if perceived is None:
             return rows
         perceived.to(next(student.parameters()).device)  # which is known only now
@@ -193,6 +210,7 @@ def distill(
         recipe=recipe,
         method=method,
         pairings=(kbstyle_pairing(teacher), kbstyle_pairing(student)),
+        fit_adapters=fit_adapters,
         calibration=DataLoader(calibration, batch_size=batch_size),
         task_loss=perceived.style if perceived is not None and perceived.style_weight else None,
         task_weight=style_weight,
@@ -205,6 +223,12 @@ def distill(
     )
     even_phases(student.decoder)  # the checkpoint keeps the weights as they were trained
     return done
+
+
+def _fading(weight: Any, steps: float) -> Any:
+    if not steps or callable(weight) or weight == 0:
+        return weight
+    return skd.schedules.Ramp(weight, 0.0, steps=max(1, round(steps)), shape="cosine")
 
 
 def save_student(network: KBStyle, path: Path, *, about: Mapping[str, str] | None = None) -> dict[Path, int]:

@@ -30,6 +30,10 @@ def distill(command: Parser) -> None:
     )
     add(command, "--structure", SKD, "what SKD's features less their means count")
     add(command, "--statistics", SKD, "what their means and deviations count")
+    add(command, "--fade", function, "share of the steps over which these two go down to nothing; 0 keeps them")
+    command.add_argument(
+        "--fit-adapters", action="store_true", help="learned adapters begin as the least squares fit, not at random"
+    )
     command.set_defaults(run="distill", interrupted=GOES_ON)
 
 
