@@ -36,7 +36,8 @@ def fit_adapters(
     For every `ChannelAdapter` on the student's side of the active transfers, by itself or in a chain with adapters of
     the positions, W and b become those that minimise :math:`\sum \|W s + b - t\|^2` over all positions, with s the
     student's feature at the teacher's size and t the teacher's, through its own adapter if it has one. An adapter that
-    has no offset is fitted without one; one that several layers share is fitted to all of them.
+    has no offset is fitted without one; one that several layers share is fitted to all of them. Where the student's
+    feature doesn't vary, the adapter stays as it was: through a fit that is nothing nothing is learned.
 
     A student that begins with weights of its teacher (`compress`) is then compared in coordinates in which it is right
     as far as it can be. With random adapters the first thing such a student learns is to follow their noise. What this
@@ -96,7 +97,7 @@ class Fit(NamedTuple):
     """What one adapter becomes."""
 
     layers: str
-    weight: Tensor
+    weight: Tensor | None  # None: as it is
     bias: Tensor | None
     explained: float
 
@@ -114,7 +115,8 @@ def put(distiller: Distiller, found: Sequence[Fit]) -> dict[str, float]:
     adapters = dict.fromkeys(place.adapter for place in _places(distiller))
     with torch.no_grad():
         for adapter, fit in zip(adapters, found, strict=True):
-            adapter.weight.copy_(fit.weight)
+            if fit.weight is not None:
+                adapter.weight.copy_(fit.weight)
             if adapter.bias is not None and fit.bias is not None:
                 adapter.bias.copy_(fit.bias)
     return {fit.layers: fit.explained for fit in found}
@@ -210,12 +212,15 @@ def _layers(distiller: Distiller, place: _Place) -> str:
     return f"{str(ours) or 'output'} → {str(theirs) or 'output'}"
 
 
-def _solved(adapter: ChannelAdapter, joint: Moments) -> tuple[Tensor, Tensor | None, float]:
+def _solved(adapter: ChannelAdapter, joint: Moments) -> tuple[Tensor | None, Tensor | None, float]:
     """Weight (C, c), offset (C,) and the part that they explain, from the moments of both features together."""
     ours = adapter.weight.shape[1]
     scatter, mean = joint.scatter, joint.mean
     if adapter.bias is None:
         scatter = scatter + joint.count * torch.outer(mean, mean)
+    seen = float(joint.scatter[:ours, :ours].diagonal().sum())
+    if seen <= 1e-12 * joint.count * float(mean[:ours].square().sum()):  # float32's rounding of a constant
+        return None, None, 0.0
     # By eigenvalues, as channels that depend on each other, or are constant, have no inverse.
     weight = scatter[ours:, :ours] @ torch.linalg.pinv(scatter[:ours, :ours], rtol=_TOLERANCE, hermitian=True)
     energy = float(scatter[ours:, ours:].diagonal().sum())

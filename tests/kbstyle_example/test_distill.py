@@ -133,6 +133,28 @@ def test_options_reach_skd(teacher: KBStyle, pictures: list[Path], tmp_path: Pat
         run(teacher, pictures, tmp_path / "b", no_such_option=1)
 
 
+def test_features_fade_over_their_share_of_the_steps(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    recipe = replace(SHORT, steps=4, learning_rate=1e-9)
+    terms = {}
+    for fade in (0.0, 0.5):
+        run(teacher, pictures, tmp_path / f"{fade}", recipe, structure=0.7, statistics=0.0, fade=fade)
+        terms[fade] = [line["1/8/decoder/structure"] for line in log(tmp_path / f"{fade}")]
+        assert "1/8/decoder/statistics" not in log(tmp_path / f"{fade}")[0]
+    # Half a cosine over two steps: whole, half, nothing. The weights hardly move meanwhile, and the crops are the same.
+    assert [one / other for one, other in zip(terms[0.5], terms[0.0], strict=True)] == pytest.approx([1, 0.5, 0, 0])
+    with pytest.raises(ArgumentError, match=r"over which features fade; got 1\.5"):
+        run(teacher, pictures, tmp_path / "no", fade=1.5)
+
+
+def test_adapters_may_be_fitted(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    first = []
+    for fitted in (False, True):
+        out = tmp_path / f"{fitted}"
+        run(teacher, pictures, out, basis="learned", fit_adapters=fitted)
+        first.append(sum(value for name, value in log(out)[0].items() if name.endswith(("structure", "statistics"))))
+    assert first[1] < first[0] / 2
+
+
 def test_the_student_learns(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
     recipe = skd.Recipe(steps=30, learning_rate=2e-2, warmup=5)
     before = run(teacher, pictures, tmp_path / "before", skd.Recipe(steps=1, learning_rate=1e-12))

@@ -117,6 +117,15 @@ def test_channels_that_are_constant_or_repeat_others_do_no_harm() -> None:
     torch.testing.assert_close(adapter.weight[:, 0], adapter.weight[:, 1])
 
 
+def test_a_feature_that_does_not_vary_leaves_its_adapter_alone() -> None:
+    teacher, student, adapter = Net(6, 0), Net(2, 1), ChannelAdapter(2, 6)
+    torch.nn.init.zeros_(student.one.weight)
+    before = adapter.weight.detach().clone()
+    distiller = Distiller(teacher, student, [Transfer("f", "one", "one", student_adapters=adapter)])
+    assert fit_adapters(distiller, images()) == {"one → one": 0.0}
+    torch.testing.assert_close(adapter.weight.detach(), before, rtol=0, atol=0)
+
+
 def test_the_student_is_brought_to_the_teachers_size_and_layout_first() -> None:
     teacher, student, data = Net(6, 0, stride=2), Net(2, 1), images()
     x = [nn.functional.adaptive_avg_pool2d(f, (4, 6)) for f in read(student, "one", data)]
