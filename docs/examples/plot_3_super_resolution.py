@@ -114,6 +114,7 @@ with torch.no_grad():
     }
 method = skd.methods.SKD(skd.match(declared(teacher), declared(student)), spectra, basis="learned", output=20.0)
 distiller = skd.Distiller(teacher, student, method)
+skd.fit_adapters(distiller, calibration)
 optimizer = torch.optim.Adam(distiller.parameters(), lr=1e-3)
 for _ in range(STEPS):
     large_crop, little_crop = crops(pictures[2:], 4)
