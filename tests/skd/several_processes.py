@@ -105,6 +105,8 @@ def main(what: str, out: Path) -> None:
     size = 4 * int(os.environ.get("WORLD_SIZE", "1")) if what == "joined" else 4
     if what in ("train", "joined"):
         distill(out, whole(images(), 8 if "WORLD_SIZE" not in os.environ else 4))
+    elif what == "fitted":
+        distill(out, whole(images(), 8 if "WORLD_SIZE" not in os.environ else 4), fit_adapters=True)
     elif what == "uneven":
         distill(out, whole(images(21), size, shuffle=True))
     elif what == "unused":

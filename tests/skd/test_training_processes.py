@@ -61,10 +61,11 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_what_one_does_with_the_joined_batch(tmp_path: Path) -> None:
-    """Stages that thaw layers, an adapter, an average, evaluations; the log has the means."""
+@pytest.mark.parametrize("what", ["joined", "fitted"])
+def test_two_processes_train_what_one_does_with_the_joined_batch(tmp_path: Path, what: str) -> None:
+    """Stages that thaw layers, an adapter (fitted by the main process), an average, evaluations; the log has means."""
     for count, name in ((2, "two"), (1, "one")):
-        ended = run("joined", tmp_path / name, count)
+        ended = run(what, tmp_path / name, count)
         assert [code for code, _ in ended] == [0] * count, ended
     two, (one,) = trained(tmp_path / "two", 2), trained(tmp_path / "one", 1)
     for found in two:
@@ -75,7 +76,7 @@ def test_two_processes_train_what_one_does_with_the_joined_batch(tmp_path: Path)
         assert ours == pytest.approx(theirs, rel=1e-4)
 
     # A run that goes on in another number of processes is another run.
-    (ended,) = run("joined", tmp_path / "two", 1)
+    (ended,) = run(what, tmp_path / "two", 1)
     assert ended[0] == 1
     assert "data.processes: 2 there, 1 here" in ended[1]
 
