@@ -29,6 +29,7 @@ def training_samples(
     batch_size: int,
     workers: int = 0,
     vary_colours: float = 0.0,
+    vary_strokes: float = 0.0,
 ) -> StylePairs:
     """As many pairs of crops as a process uses up: no crop is seen twice.
 
@@ -52,7 +53,8 @@ def training_samples(
     if workers < 0:
         raise ArgumentError("processes that load pictures", got=workers, expected="0 or more")
     length = recipe.steps * recipe.accumulate * batch_size
-    samples = StylePairs(contents, styles, crop=crop, length=length, seed=recipe.seed, vary_colours=vary_colours)
+    varied = {"vary_colours": vary_colours, "vary_strokes": vary_strokes}
+    samples = StylePairs(contents, styles, crop=crop, length=length, seed=recipe.seed, **varied)
     samples[0]
     return samples
 

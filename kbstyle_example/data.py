@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from kbstyle_example.images import FORMATS, open_picture
 from kbstyle_example.recolouring import Pixels, recoloured
+from kbstyle_example.sharpening import AMOUNT, mirrored, sharpened
 from kbstyle_example.splits import digest_of_names
 from skd.errors import ArgumentError, DataError, FileError
 
@@ -122,6 +123,9 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
         The smallest share of a picture's short side that a crop may show.
     vary_colours : float
         Share of the paintings whose colours are changed (`kbstyle_example.recolouring`).
+    vary_strokes : float
+        Share of the paintings whose strokes are finer than they are (`kbstyle_example.sharpening`): every other one is
+        sharpened, every other one shown at half the size and mirrored.
 
     Raises
     ------
@@ -153,6 +157,7 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
         seed: int = 0,
         smallest_zoom: float = 0.5,
         vary_colours: float = 0.0,
+        vary_strokes: float = 0.0,
     ) -> None:
         if crop < 16 or crop % 8:
             raise ArgumentError("side of the crops", got=crop, expected="a multiple of 8 from 16 up")
@@ -164,10 +169,12 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
             raise ArgumentError("smallest zoom", got=smallest_zoom, expected="above 0, at most 1")
         if not 0 <= vary_colours <= 1:
             raise ArgumentError("share of paintings in other colours", got=vary_colours, expected="0 to 1")
+        if not 0 <= vary_strokes <= 1:
+            raise ArgumentError("share of paintings with finer strokes", got=vary_strokes, expected="0 to 1")
         smallest = math.ceil(crop / LARGEST_UPSCALE)
         self.contents, self.styles = Pictures(contents, smallest=smallest), Pictures(styles, smallest=smallest)
         self.crop, self.length, self.seed, self.smallest_zoom = crop, length, seed, smallest_zoom
-        self.vary_colours = vary_colours
+        self.vary_colours, self.vary_strokes = vary_colours, vary_strokes
 
     def __len__(self) -> int:
         return self.length
@@ -180,7 +187,9 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
             "crop": self.crop,
             "smallest_zoom": self.smallest_zoom,
             "pairs_seed": self.seed,
-            **({"vary_colours": self.vary_colours} if self.vary_colours else {}),  # runs from before go on
+            # Left out where they are 0, so that runs from before go on.
+            **({"vary_colours": self.vary_colours} if self.vary_colours else {}),
+            **({"vary_strokes": self.vary_strokes} if self.vary_strokes else {}),
         }
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -188,21 +197,28 @@ class StylePairs(Dataset[tuple[Tensor, Tensor]]):
         if not 0 <= index < self.length:
             raise IndexError(index)
         random = np.random.default_rng([self.seed, index])
-        content, style = self._crop(self.contents, random), self._crop(self.styles, random)
+        content, style = self._crop(self.contents, random, self.crop), self._style(random)
         if self.vary_colours and random.random() < self.vary_colours:
             style = recoloured(style, random)
         return torch.from_numpy(content).permute(2, 0, 1), torch.from_numpy(style).permute(2, 0, 1)
 
-    def _crop(self, pictures: Pictures, random: np.random.Generator) -> Pixels:
+    def _style(self, random: np.random.Generator) -> Pixels:
+        if not self.vary_strokes or random.random() >= self.vary_strokes:
+            return self._crop(self.styles, random, self.crop)
+        if random.random() < 0.5:
+            return mirrored(self._crop(self.styles, random, self.crop // 2))
+        return sharpened(self._crop(self.styles, random, self.crop), random.uniform(0, AMOUNT))
+
+    def _crop(self, pictures: Pictures, random: np.random.Generator, crop: int) -> Pixels:
         picture = pictures.open(int(random.integers(len(pictures))))
         short = min(picture.size)
-        sharp = math.ceil(self.crop / LARGEST_UPSCALE)
-        smallest = max(self.crop / LARGEST_UPSCALE, self.smallest_zoom * short)
+        sharp = math.ceil(crop / LARGEST_UPSCALE)
+        smallest = max(crop / LARGEST_UPSCALE, self.smallest_zoom * short)
         side = max(sharp, round(smallest * (short / smallest) ** random.random())) if short > smallest else short
         left = int(random.integers(picture.width - side + 1))
         top = int(random.integers(picture.height - side + 1))
         picture = picture.resize(
-            (self.crop, self.crop), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side), reducing_gap=2.0
+            (crop, crop), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side), reducing_gap=2.0
         )
         pixels = np.asarray(picture)
         if random.random() < 0.5:

@@ -74,6 +74,7 @@ def distill(
     batch_size: int = 4,
     workers: int = 1,
     vary_colours: float = 0.0,
+    vary_strokes: float = 0.0,
     start: Start | None = None,
     perceptual: Perceptual | None = None,
     feature_weight: float = FEATURE_WEIGHT,
@@ -111,6 +112,8 @@ def distill(
         Processes that load pictures; 0 loads in this one.
     vary_colours : float
         Share of the paintings whose colours are changed (`kbstyle_example.recolouring`).
+    vary_strokes : float
+        Share of the paintings whose strokes are made finer (`kbstyle_example.sharpening`).
     start : KBStyle, path or str, optional
         A student, its weights file or the name of bundled weights to begin with, in place of random first weights. It
         is copied.
@@ -170,12 +173,11 @@ def distill(
     """
     if not 0 <= fade <= 1:
         raise ArgumentError("share of the steps over which features fade", got=fade, expected="a number from 0 to 1")
-    samples = training_samples(
-        contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers, vary_colours=vary_colours
-    )
+    varied = {"vary_colours": vary_colours, "vary_strokes": vary_strokes}
+    samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers, **varied)
     # Calibration pictures of the same kind, and never the same crops.
     length, seed = CALIBRATION_BATCHES * batch_size, recipe.seed + 1
-    calibration = StylePairs(contents, styles, crop=crop, length=length, seed=seed, vary_colours=vary_colours)
+    calibration = StylePairs(contents, styles, crop=crop, length=length, seed=seed, **varied)
     student, begun = first_weights(config, recipe.seed, start)
     teacher = copy.deepcopy(teacher)
     perceived = None

@@ -58,6 +58,7 @@ def _training(command: Parser, function: Callable[..., Any]) -> None:
     add(command, "--workers", function, "processes that load pictures")
     add(command, "--crop", function, "side of the training crops in pixels")
     add(command, "--vary-colours", function, "share of the paintings whose colours are changed")
+    add(command, "--vary-strokes", function, "share of the paintings whose strokes are made finer")
     command.add_argument("--start", help="bundled name or file of weights to begin with (random first weights)")
 
 

@@ -39,6 +39,7 @@ def train(
     batch_size: int = 4,
     workers: int = 1,
     vary_colours: float = 0.0,
+    vary_strokes: float = 0.0,
     guide: System | None = None,
     start: Start | None = None,
     validation: Folders | None = None,
@@ -65,6 +66,8 @@ def train(
         Processes that load pictures; 0 loads in this one.
     vary_colours : float
         Share of the paintings whose colours are changed (`kbstyle_example.recolouring`).
+    vary_strokes : float
+        Share of the paintings whose strokes are made finer (`kbstyle_example.sharpening`).
     guide : System, optional
         Whose pictures the network's shall be like (`kbstyle_example.peers.load_peer`; `as_system` makes one of a
         KBStyle network). It isn't changed.
@@ -103,9 +106,8 @@ def train(
     >>> done.run.steps, done.network.config == TEACHER
     (2, True)
     """
-    samples = training_samples(
-        contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers, vary_colours=vary_colours
-    )
+    varied = {"vary_colours": vary_colours, "vary_strokes": vary_strokes}
+    samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers, **varied)
     network, begun = first_weights(config, recipe.seed, start)
     task = StyleTask(network, perceptual, guide=None if guide is None else one_by_one(guide), **options)
     weights: list[Any] = [task.content_weight, task.style_weight, task.style_weights, task.covariance_weights]

@@ -240,9 +240,9 @@ def test_no_validation_or_test_picture_is_trained_on(inputs: Path, monkeypatch: 
     inside = ["train"]
     original = StylePairs._crop
 
-    def spy(self: StylePairs, pictures: Any, random: Any) -> torch.Tensor:
+    def spy(self: StylePairs, pictures: Any, *drawn: Any) -> torch.Tensor:
         opened[inside[0]] |= {path.stem for path in pictures.paths}
-        return original(self, pictures, random)
+        return original(self, pictures, *drawn)
 
     def looking(make: Callable[..., Any]) -> Callable[..., Any]:
         """What `make` reads, and what the function that it makes reads, is looked at and not trained on."""
@@ -279,7 +279,7 @@ def test_recipe_options_reach_the_training(inputs: Path, monkeypatch: pytest.Mon
     given: dict[str, Any] = {
         "steps": 7, "seconds": 8.5, "learning_rate": 0.25, "accumulate": 2, "average": 0.5, "evaluate_every": 3,
         "save_every": 4, "seed": 5, "precision": "bfloat16", "crop": 32, "batch_size": 3, "workers": 2,
-        "vary_colours": 0.5,
+        "vary_colours": 0.5, "vary_strokes": 0.75,
     }  # fmt: skip
     options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     assert main([*DISTILL, *options]) == 130
@@ -306,7 +306,7 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
     monkeypatch.setattr("kbstyle_example.peers.load_peer", lambda *names: asked.append(names) or guide)
     wanted: dict[str, Any] = {
         "start": "weights/begun", "style_weight": 2.5, "feature_weight": 3.5, "luminance_weight": 1.5,
-        "vary_colours": 0.25,
+        "vary_colours": 0.25, "vary_strokes": 0.125,
         "style_weights": {"relu1_1": 0.5, "relu2_1": 2.0}, "covariance_weights": {},
         "feature_weights": {"relu3_1": 1.0},
     }  # fmt: skip

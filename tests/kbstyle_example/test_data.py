@@ -242,6 +242,18 @@ def test_the_asked_share_of_paintings_is_recoloured(good: list[Path]) -> None:
     assert abs(changed - 50) < 3 * (200 * 0.25 * 0.75) ** 0.5
 
 
+def test_the_asked_share_of_paintings_has_finer_strokes(good: list[Path]) -> None:
+    never, always = (StylePairs(good, good, crop=16, length=200, vary_strokes=share) for share in (0.0, 1.0))
+    mirrored = 0
+    for index in range(200):
+        (content, style), (same, other) = never[index], always[index]
+        assert torch.equal(content, same)
+        assert style.shape == other.shape
+        assert 0 <= other.min() <= other.max() <= 1
+        mirrored += torch.equal(other, other.flip(1)) and torch.equal(other, other.flip(2))
+    assert abs(mirrored - 100) < 3 * (200 * 0.25) ** 0.5
+
+
 def test_a_digest_of_names() -> None:
     names = ["b.png", "ä.jpg", os.fsdecode(b"\xff.png")]
     wanted = hashlib.sha256(b"b.png\n\xc3\xa4.jpg\n\xff.png").hexdigest()[:16]
@@ -259,6 +271,7 @@ def test_what_samples_depend_on(good: list[Path]) -> None:
         "contents": good[:1], "styles": good[::-1], "crop": 24, "seed": 2, "smallest_zoom": 0.25,
     }  # fmt: skip
     assert StylePairs(**usual, vary_colours=0.5).about() == {**about, "vary_colours": 0.5}
+    assert StylePairs(**usual, vary_strokes=0.5).about() == {**about, "vary_strokes": 0.5}
     for name, value in changes.items():
         other = StylePairs(**usual | {name: value}).about()
         assert {key for key in about if about[key] != other[key]} == {"pairs_seed" if name == "seed" else name}
@@ -366,6 +379,7 @@ def test_crops_that_do_not_fit_the_networks(good: list[Path], crop: int) -> None
         ({"smallest_zoom": float("nan")}, r"smallest zoom; got nan"),
         ({"vary_colours": -0.1}, r"share of paintings in other colours; got -0\.1; expected 0 to 1"),
         ({"vary_colours": float("nan")}, r"share of paintings in other colours; got nan"),
+        ({"vary_strokes": 1.5}, r"share of paintings with finer strokes; got 1\.5; expected 0 to 1"),
     ],
 )
 def test_other_numbers_that_can_not_be(good: list[Path], options: dict[str, Any], message: str) -> None:
