@@ -9,7 +9,6 @@ rounds; each round has another batch, all of which have been seen before.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -21,9 +20,9 @@ import torch
 
 import skd
 from benchmarks.methods.denoising import loss
+from benchmarks.reports import write_report
 from benchmarks.worth.unet import UNet, unet_pairing
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "caching.json"
 TEACHER, STUDENT, SIDE, BATCH = (32, 64, 128), (8, 16, 32), 64, 4
@@ -118,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "bytes a sample": used // (options.batches * BATCH),
         "steps": found,
     }
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+    write_report(report, options.out)
     for name, row in found.items():
         print(f"{name:22}{row['ratio']:7.2f}  ({row['least']:.2f} to {row['greatest']:.2f})")
     print(f"{report['bytes a sample']:,} bytes a sample")

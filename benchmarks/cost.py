@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import json
 import math
 import statistics
 import time
@@ -27,9 +26,9 @@ from torch import Tensor
 
 import skd
 from benchmarks.methods.arms import ARMS, METHODS
+from benchmarks.reports import write_report
 from benchmarks.worth.unet import UNet, unet_pairing
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 from skd.errors import SkdError
 
 RESULTS = Path(__file__).parent / "results" / "cost.json"
@@ -163,7 +162,7 @@ def main() -> None:
         "rows": [*by_size, *by_batch],
         "growth": {"pixels": pixels, "batch": batches},
     }
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+    write_report(report, options.out)
     print(
         f"{'at ' + str(SIZE) + '², batch ' + str(BATCH):22}  time ×   MiB  time~pixels^  memory~  time~batch^  memory~"
     )

@@ -9,7 +9,6 @@ waits; what is compared takes turns, ratios are taken within a round, medians ov
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import subprocess
@@ -23,9 +22,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks.reports import write_report
 from kbstyle_example import Painter, weights_file
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 from kbstyle_example.folders import plan, stylize_files
 from kbstyle_example.photograph import Photograph
 
@@ -131,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
     report = {"command": "python -m benchmarks.end_to_end", "rounds": options.rounds, **surroundings()}
     report |= {"photographs": options.photographs, **found}
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+    write_report(report, options.out)
     for title, rows in found.items():
         print(title)
         for name, row in rows.items():

@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.reports import write_report
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.exporting import FORMATS
-from kbstyle_example.files import write_atomically
 from kbstyle_example.graphs import APART, Whole
 from kbstyle_example.quantising import halved, quantised, session, signal_to_noise
 from kbstyle_example.rounding import BUDGET, CALIBRATION, INT8, calibration_pictures
@@ -326,7 +326,7 @@ def main() -> None:
         files, sizes, missing, losses = written(Path(place), ("onnx",) if options.judge else tuple(FORMATS))
         if options.judge:
             report = {**earlier, "judged": judge(files, options)}
-            write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+            write_report(report, options.out)
             return
         rows = []
         for size in SIZES:
@@ -359,7 +359,7 @@ def main() -> None:
     report = completed(report, earlier)
     for name, said in report["earlier"].items():
         print(f"{name} is as it was measured at {said['code']}: {said['why']}", flush=True)
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+    write_report(report, options.out)
 
 
 if __name__ == "__main__":

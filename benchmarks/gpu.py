@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import random
 import statistics
 import time
@@ -25,10 +24,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.latency import floor
+from benchmarks.reports import write_report
 from kbstyle_example import quick_layers
 from kbstyle_example.devices import exact
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 from kbstyle_example.inference import Inference
 from kbstyle_example.networks import KBStyle
 from kbstyle_example.weights_file import load_weights
@@ -226,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **surroundings(),
         "rows": rows,
     }
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+    write_report(report, options.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ row take turns in one process; seconds are of the processor, medians over the ro
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -22,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 import skd
+from benchmarks.reports import write_report
 from benchmarks.worth.unet import UNet, unet_pairing
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 from kbstyle_example.inference import Inference
 from kbstyle_example.weights_file import load_weights
 
@@ -164,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown = ", ".join(f"{quantity:.3g}: {each:.3g} s" for quantity, each in seconds.items())
         print(f"{name}: {shown}; a line to within {found[name]['greatest error']:.0%}", flush=True)
     report = {"command": "python -m benchmarks.growth", "rounds": options.rounds, **surroundings(), "rows": found}
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+    write_report(report, options.out)
 
 
 if __name__ == "__main__":

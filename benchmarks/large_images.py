@@ -12,7 +12,6 @@ measured beside it on one size, without files.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.reports import write_report
 from kbstyle_example import STUDENT, KBStyle, weights_file
 from kbstyle_example.inference import Inference
 from kbstyle_example.painting import style_tensor
@@ -137,7 +137,7 @@ def main() -> None:
             "cpus": os.cpu_count(),
             "processor": _processor(),
         }
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_report(results, options.out)
 
 
 def _weights(given: str | None, folder: Path) -> str:

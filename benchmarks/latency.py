@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import random
 import statistics
 import subprocess
@@ -33,9 +32,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.reports import write_report
 from kbstyle_example.devices import has_bfloat16
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 from kbstyle_example.inference import Inference
 from kbstyle_example.networks import STUDENT, KBStyle
 from kbstyle_example.options import LONGEST_STYLE_SIDE
@@ -298,7 +297,7 @@ def main() -> None:
         "threads": options.threads,
     }
     report["rows"] = rows
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+    write_report(report, options.out)
 
 
 def lines(row: dict[str, Any]) -> list[str]:

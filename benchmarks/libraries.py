@@ -16,7 +16,6 @@ import contextlib
 import copy
 import importlib.metadata
 import inspect
-import json
 import statistics
 import time
 import warnings
@@ -30,9 +29,9 @@ from torch.nn import functional as F
 
 import skd
 from benchmarks.cost import peak
+from benchmarks.reports import write_report
 from benchmarks.worth.unet import UNet, unet_pairing
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "libraries.json"
 TEACHER, STUDENT = (24, 48, 96), (8, 16, 32)
@@ -271,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **surroundings(),
         "libraries": found,
     }
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+    write_report(report, options.out)
     for name, row in found.items():
         spread = f"({row['least']:.2f} to {row['greatest']:.2f})"
         print(

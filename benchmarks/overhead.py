@@ -9,7 +9,6 @@ by the CPU time of the process (which other jobs disturb less) and by the wall c
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import skd
+from benchmarks.reports import write_report
 from skd.methods import SKD
 
 GOAL = 0.03
@@ -190,7 +190,7 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "skd": skd.__version__},
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(report, options.out)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import skd
+from benchmarks.reports import write_report
 from skd.adapters import ChannelAdapter
 from skd.methods import Transfer
 
@@ -252,7 +253,7 @@ def main() -> None:
         },
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(report, options.out)
 
 
 if __name__ == "__main__":

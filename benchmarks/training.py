@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import random
 import statistics
 import tempfile
@@ -32,11 +31,11 @@ from torch.utils.data import DataLoader, Dataset
 
 import skd
 from benchmarks.methods.denoising import begin, loss
+from benchmarks.reports import write_report
 from benchmarks.worth.unet import NoisyCrops, UNet, unet_pairing
 from kbstyle_example.data import StylePairs
 from kbstyle_example.distill import kbstyle_pairing
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 from kbstyle_example.weights_file import load_weights
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
@@ -283,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"  {each}: {why}")
         for each, parts in profile.items():
             print(f"  {each}: {', '.join(f'{part} {1000 * s:.1f} ms' for part, s in parts.items())}", flush=True)
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+    write_report(report, options.out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ Beside it stands what was not taken: "in place", the same blend without followin
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -33,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import skd
+from benchmarks.reports import write_report
 from kbstyle_example import video_stability
 from kbstyle_example.data import list_pictures
 from kbstyle_example.images import grid, load_image, save_image
@@ -233,7 +233,7 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "skd": skd.__version__},
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(report, options.out)
 
 
 if __name__ == "__main__":

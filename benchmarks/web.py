@@ -25,6 +25,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.large_images import _processor
+from benchmarks.reports import write_report
 from kbstyle_example import webpage
 
 RESULTS = Path(__file__).parent / "results" / "web.json"
@@ -120,7 +121,7 @@ def main() -> None:
         "load": round(load, 1),
     }
     if options.out:
-        options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_report(results, options.out)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from benchmarks.ablations.arms import ARMS, BASE, Arm
 from benchmarks.ablations.running import TIMED, Crops, Pairs, Setting, time_beside, train
 from benchmarks.ablations.table import table
 from benchmarks.ablations.variants import build, fitted
+from benchmarks.reports import resumed, write_report
 from kbstyle_example.data import list_pictures
 from kbstyle_example.evaluation.costs import surroundings
 from kbstyle_example.evaluation.pairs import choose_pairs, pictures_to_measure, square
-from kbstyle_example.files import write_atomically
 from kbstyle_example.networks import STUDENT, KBStyleConfig
 from kbstyle_example.peers import load_peer
 from kbstyle_example.perceptual_files import load_perceptual
@@ -35,6 +35,7 @@ from kbstyle_example.splits import digest_of_names, of_split
 from kbstyle_example.weights_file import encoded
 
 RESULTS = Path(__file__).parents[1] / "results" / "ablations.json"
+WHAT = "each arm changes one thing of the base, and trains a student from random weights for a short while"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "pairs": [[content.name, style.name] for content, style in pairs],
         "timed": f"{TIMED[0]}×{TIMED[1]}, style 512×512, 1 thread",
     }
-    report = resumed(options.out, plan)
+    report = resumed(options.out, plan, {"what": WHAT, "arms": {}})
     measured = Pairs([(square(c, options.size), square(s, options.size)) for c, s in pairs], judging)
     if (here := surroundings()) not in report["runs"]:
         report["runs"].append(here)
@@ -136,29 +137,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 file_name = "".join(letter if letter.isalnum() else "_" for letter in name)
                 sheet = options.sheets / f"{file_name}_{seed}.jpg"
             stored["seeds"][str(seed)] = {"CPU seconds": round(seconds, 1), "values": measured.measure(network, sheet)}
-            save(report, options.out)
+            write_report(report, options.out, indent=None)
             print(f"{name}, seed {seed}: {seconds:.0f} s", flush=True)
     report["arms"] = {name: report["arms"][name] for name in ARMS if name in report["arms"]}
-    save(report, options.out)
+    write_report(report, options.out, indent=None)
     return report
-
-
-def resumed(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """What stands in the file already, if it is of this plan."""
-    if not path.exists():
-        what = "each arm changes one thing of the base, and trains a student from random weights for a short while"
-        return {"what": what, "plan": plan, "runs": [], "arms": {}}
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if report["plan"] != plan:
-        differing = ", ".join(sorted(key for key in plan if report["plan"].get(key) != plan[key]))
-        raise SystemExit(f"error: {path} holds figures of another plan (other {differing}); name another file")
-    return report
-
-
-def save(report: dict[str, Any], path: Path) -> None:
-    """Write it, lists of numbers on one line each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(json.dumps(report, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

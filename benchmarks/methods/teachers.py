@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 
 from benchmarks.methods.denoising import psnr
 from benchmarks.methods.tasks import SETTINGS, task_of
+from benchmarks.reports import write_report
 from benchmarks.worth.unet import SIGMA, NoisyCrops
 from kbstyle_example.data import list_pictures
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 from kbstyle_example.splits import of_split
 
 RESULTS = Path(__file__).parents[1] / "results" / "teachers.json"
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = pronunciation(options.data, options.cache)
         print(name, json.dumps(found))
         report[name] = {**found, "surroundings": surroundings()}
-        write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", options.out)
+        write_report(report, options.out)
 
 
 if __name__ == "__main__":

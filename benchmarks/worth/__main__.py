@@ -21,15 +21,16 @@ from typing import Any
 import torch
 
 import skd
+from benchmarks.reports import resumed, write_report
 from benchmarks.worth.arms import ARMS, Starts
 from benchmarks.worth.table import table
 from benchmarks.worth.tasks import SKD_OPTIONS, SMOKE, TASKS, Setting, Task
 from kbstyle_example.data import list_pictures
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 from kbstyle_example.splits import digest_of_names
 
 RESULTS = Path(__file__).parents[1] / "results" / "worth.json"
+WHAT = "students of one size by the widths and weights that they begin with, before and after distillation"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "method": SKD_OPTIONS,
         "pictures": {kind: digest_of_names(list_pictures(options.data / kind)) for kind in ("content", "style")},
     }
-    report = resumed(options.out, plan)
+    report = resumed(options.out, plan, {"what": WHAT, "tasks": {}})
     if (here := surroundings()) not in report["runs"]:
         report["runs"].append(here)
     made: dict[str, tuple[Task, Starts]] = {}
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     if name not in made:
                         made[name] = task_of(name, setting, options)
                     cell(report, name, *made[name], (arm, seed, steps))
-                    save(report, options.out)
+                    write_report(report, options.out)
     return report
 
 
@@ -102,24 +103,6 @@ def cell(report: dict[str, Any], name: str, task: Task, starts: Starts, which: t
     values["CPU seconds"] = round(time.process_time() - started, 1)
     found["cells"].setdefault(arm, {}).setdefault(str(seed), {})[str(steps)] = values
     print(f"{name}, {arm}, seed {seed}, {steps} steps: {values}", flush=True)
-
-
-def resumed(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """What stands in the file already, if it is of this plan."""
-    if not path.exists():
-        what = "students of one size by the widths and weights that they begin with, before and after distillation"
-        return {"what": what, "plan": plan, "runs": [], "tasks": {}}
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if report["plan"] != plan:
-        differing = ", ".join(sorted(key for key in plan if report["plan"].get(key) != plan[key]))
-        raise SystemExit(f"error: {path} holds figures of another plan (other {differing}); name another file")
-    return report
-
-
-def save(report: dict[str, Any], path: Path) -> None:
-    """Write it, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

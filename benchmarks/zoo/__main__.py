@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.reports import write_report
 from benchmarks.zoo.entries import ENTRIES
 from benchmarks.zoo.measuring import STEPS, alone, measured
 
@@ -75,7 +76,7 @@ def write(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """After every network, so that a run which is stopped isn't lost."""
     ordered = {entry.name: rows[entry.name] for entry in ENTRIES if entry.name in rows}
     report = {"versions": versions(), "steps": STEPS, "networks": ordered}
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(report, path)
 
 
 def main() -> None:

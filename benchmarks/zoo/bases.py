@@ -7,7 +7,6 @@ network without activations on its stream, first with random weights and then tr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import skd
+from benchmarks.reports import write_report
 from benchmarks.zoo.entries import ENTRIES
 from kbstyle_example.evaluation.costs import surroundings
-from kbstyle_example.files import write_atomically
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "bases.json"
 RATIO, MINIMUM, SEEDS = 3.0, 2, (0, 1, 2)
@@ -93,7 +92,7 @@ def main() -> None:
         rows.setdefault("stream, random", []).append(compared(stream, data))
         rows.setdefault("stream, trained", []).append(compared(trained(stream, seed), data))
     report = {"command": "python -m benchmarks.zoo.bases", "ratio": RATIO, **surroundings(), "networks": rows}
-    write_atomically(json.dumps(report, indent=1, ensure_ascii=False) + "\n", RESULTS)
+    write_report(report, RESULTS)
     for name, runs in rows.items():
         pairs = ", ".join(f"{run['subset']:.3f} → {run['rotated']:.3f}" for run in runs)
         print(f"{name:18} rotated {runs[0]['groups'][0]} of {runs[0]['groups'][1]} groups: {pairs}")
