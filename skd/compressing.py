@@ -17,6 +17,7 @@ from skd._compression.narrowing import norms_following
 from skd._compression.outcome import output_energy
 from skd._compression.plan import Plan, given_widths, names_of, pair_widths
 from skd._compression.projection import project
+from skd._compression.refitting import refitted
 from skd._compression.result import Compressed, Row
 from skd.errors import ArgumentError, CompressionError
 from skd.spectra import Spectra
@@ -24,7 +25,7 @@ from skd.spectra import Spectra
 __all__ = ["Compressed", "compress"]
 
 Allocation = Literal["energy", "uniform"]
-Start = Literal["projected", "cut"]
+Start = Literal["fitted", "projected", "cut"]
 Bases = Literal["subset", "rotated"]
 
 
@@ -83,8 +84,12 @@ def compress(
         Floating point numbers are saved in this one; the student itself keeps the teacher's.
     allocation : {"energy", "uniform"}
         Widths by energy, or one share for all.
-    start : {"projected", "cut"}
-        Weights folded, or only cut: a control.
+    start : {"fitted", "projected", "cut"}
+        Weights folded, or only cut: a control. "fitted": folded first; then, in the order in which they run, each layer
+        is fitted to what the teacher's says, from what the student's is given, by least squares, and its outputs get
+        the teacher's deviations back. That corrects what the narrower layers before it have got wrong, on both sides of
+        the pairs. It takes longer, keeps the calibration batches in memory, and asks for some hundred positions a
+        channel; where it doesn't bring the output nearer, the student stays as it was projected, and a note says so.
     bases : {"subset", "rotated"}
         Channels, or leading directions where nothing but linear operations that treat all channels alike is between
         layers (elsewhere channels).
@@ -151,9 +156,7 @@ def compress(
         plan.widths = costs.infer(factory.sizes(plan.picked))
     budget = costs.total(plan.widths) if widths is not None else budget
     chosen = {k: width for k, width in plan.widths.items() if k in found.choices}
-    student = project(
-        teacher, found.groups, found.choices, chosen, found.wanted, found.moments, lifted=start == "projected"
-    )
+    student = project(teacher, found.groups, found.choices, chosen, found.wanted, found.moments, lifted=start != "cut")
     if factory is None:
         try:
             with norms_following(student):
@@ -165,7 +168,11 @@ def compress(
                 remedy="give build=…, a function from widths to a narrower network",
             ) from error
     else:
-        student = factory.filled(plan.picked, student)
+        student = plain(factory.filled(plan.picked, student))
+    energy = output_energy(teacher, student, source)
+    further: list[str] = []
+    if start == "fitted":
+        student, energy, further = refitted(teacher, student, source, found, chosen, energy)
     restore(student).eval()
     if not any(parameter.requires_grad for parameter in teacher.parameters()):  # as `Distiller` leaves a teacher
         for parameter in student.parameters():
@@ -186,9 +193,9 @@ def compress(
         budget,
         teacher_bytes,
         plan.following,
-        output_energy(teacher, student, source),
+        energy,
         dtype,
-        (*found.notes, *notes),
+        (*found.notes, *notes, *further),
         None if factory is None else factory.given(plan.picked),
     )
 

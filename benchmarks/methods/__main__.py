@@ -15,22 +15,15 @@ definitions are fixed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import skd
-from benchmarks.methods import arms
 from benchmarks.methods.arms import ARMS, CONTROLS, FACTORS, METHODS
 from benchmarks.methods.cells import TUNING_SEED, Cell, Store
+from benchmarks.methods.definitions import definitions_of, plan_of
 from benchmarks.methods.running import prepared, run_all
 from benchmarks.methods.table import chosen_factor, table
-from benchmarks.methods.task import Task
 from benchmarks.methods.tasks import SETTINGS, SMOKE
-from kbstyle_example.data import list_pictures
-from kbstyle_example.splits import digest_of_names
 
 RESULTS = Path(__file__).parents[1] / "results" / "methods.jsonl"
 SPLIT = {"screen": "validation", "final": "test"}
@@ -58,29 +51,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def plan_of(options: argparse.Namespace, task: Task) -> str:
-    """A digest of all that cells share: sizes, pictures, the teacher's weights, and what the methods are defined by."""
-    pictures = {kind: digest_of_names(list_pictures(options.data / kind)) for kind in ("content", "style")}
-    of_training = ("teacher_rounds", "begins_as")  # which the weights tell
-    sizes = {name: size for name, size in dataclasses.asdict(task.setting).items() if name not in of_training}
-    found = hashlib.sha256(json.dumps([sizes, pictures], sort_keys=True).encode())
-    for name, tensor in task.teacher.state_dict().items():
-        found.update(name.encode() + tensor.numpy().tobytes())
-    package = Path(skd.__file__).parent
-    for path in sorted(path for part in DEFINED_BY for path in package.glob(part)):
-        found.update(path.read_bytes())
-    found.update(Path(arms.__file__).read_bytes())
-    return found.hexdigest()[:16]
-
-
-DEFINED_BY = ("methods/*.py", "knowledge/*.py", "adapters/*.py", "distances.py", "distiller.py", "fitting.py")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Choose the weights, run the seeds, print the table."""
     options = parse(arguments)
-    task = prepared(options.task, options.smoke, options.data, options.cache).task  # trains the teacher, if need be
-    store = Store(options.out, plan_of(options, task))
+    ready = prepared(options.task, options.smoke, options.data, options.cache)  # trains the teacher, if need be
+    task = ready.task
+    store = Store(options.out, plan_of(ready, options.data), definitions_of(ready, options.methods))
     trials = [
         Cell(options.task, name, factor, TUNING_SEED, options.steps, "validation")
         for name in options.methods

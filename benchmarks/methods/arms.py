@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import skd
 from skd.methods import LayerMethod, Method, Transfer
@@ -15,6 +15,12 @@ Make = Callable[[skd.Plan, skd.Spectra, float, int], Made]
 OUTPUT = 20.0  # what the outputs' difference counts, for every method the same
 # Of a method's own weight: the trials that each of them has. Beside an output that counts so much, less is mostly more.
 FACTORS = (0.01, 0.1, 1.0)
+FREE = "no distillation"
+
+
+# How a student begins: with the seed's random weights; as `skd.compress` folds its teacher's into it; fitted, as
+# ``compress(start="fitted")`` does; or compressed on one side of the network alone, and random on the other.
+Start = Literal["random", "compressed", "fitted", "compressed encoder", "compressed decoder"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,12 @@ class Arm:
     name : str
     make : callable, optional
         From plan, spectra, a factor of the method's weight and the steps to the method; None distils nothing.
+    uses : type, optional
+        The method whose file defines what `make` makes.
     tuned : bool
         Whether it has a weight to tune.
-    started : bool
-        Whether the student has what `skd.compress` starts it with, where all others have the seed's random weights.
+    start : str
+        How the student begins.
     fitted : bool
         Whether learned adapters begin as `skd.fit_adapters` fits them; otherwise at random.
     trained : bool
@@ -38,8 +46,9 @@ class Arm:
 
     name: str
     make: Make | None
+    uses: type[Method] | None = None
     tuned: bool = True
-    started: bool = False
+    start: Start = "random"
     fitted: bool = False
     trained: bool = True
 
@@ -69,11 +78,15 @@ def _output(plan: skd.Plan, spectra: skd.Spectra, *_: float) -> Made:
     return skd.methods.OutputOnly(plan, spectra, output=OUTPUT)
 
 
+def _ours(name: str, *args: Any, start: Start = "compressed", fitted: bool = True, **options: Any) -> Arm:
+    return Arm(name, _skd(*args, **options), skd.methods.SKD, start=start, fitted=fitted)
+
+
 # SKD is a start and a loss (docs/theory.rst), so its student begins as `skd.compress` makes it, and is compared where
 # such a student is right: through adapters that begin as the least squares fit. The others' papers leave the start
-# open: they have the seed's random weights. Among the controls some have SKD's start, too, with fitted adapters.
-METHODS = {"SKD": Arm("SKD", _skd(), started=True, fitted=True)} | {
-    name: Arm(name, _of(getattr(skd.methods, name)))
+# open: they have the seed's random weights. Among the controls some have SKD's start, too.
+METHODS = {"SKD": _ours("SKD")} | {
+    name: Arm(name, _of(found), found)
     for name in skd.methods.__all__
     if inspect.isclass(found := getattr(skd.methods, name))
     and issubclass(found, LayerMethod)
@@ -84,17 +97,27 @@ CONTROLS = {
     for arm in (
         Arm("from scratch", None, tuned=False),
         Arm("output only", _output, tuned=False),
-        Arm("SKD's loss, random start", _skd()),
-        Arm("SKD, encoder only", _skd("encoder"), started=True, fitted=True),
-        Arm("SKD, decoder only", _skd("decoder"), started=True, fitted=True),
-        Arm("SKD, not fading", _skd(fades=False), started=True, fitted=True),
-        Arm("SKD, random adapters", _skd(), started=True),
-        Arm("SKD, in the pairs' bases", _skd(basis=None), started=True),
-        Arm("SKD's start, not trained", None, tuned=False, started=True, trained=False),
-        Arm("SKD's start, no distillation", None, tuned=False, started=True),
-        Arm("SKD's start, output only", _output, tuned=False, started=True),
-        *(Arm(f"SKD's start, {name}", METHODS[name].make, started=True) for name in ("AT", "RKD")),
-        Arm("SKD's start, FitNets", METHODS["FitNets"].make, started=True, fitted=True),
+        _ours("SKD's loss, random start", start="random", fitted=False),
+        # One side alone: what isn't compressed begins at random, and what isn't compared has no loss.
+        _ours("SKD, encoder only", "encoder", start="compressed encoder"),
+        _ours("SKD, decoder only", "decoder", start="compressed decoder"),
+        _ours("SKD, loss on the encoder only", "encoder"),
+        _ours("SKD, loss on the decoder only", "decoder"),
+        _ours("SKD, not fading", fades=False),
+        _ours("SKD, random adapters", fitted=False),
+        _ours("SKD, in the pairs' bases", basis=None, fitted=False),
+        _ours("SKD, fitted start", start="fitted"),
+        *(
+            Arm(f"SKD's start, {what}", make, tuned=False, start="compressed", trained=make is not None or what == FREE)
+            for what, make in (("not trained", None), (FREE, None), ("output only", _output))
+        ),
+        *(
+            Arm(f"SKD's start, {name}", METHODS[name].make, METHODS[name].uses, start="compressed")
+            for name in ("AT", "RKD")
+        ),
+        Arm("SKD's start, FitNets", METHODS["FitNets"].make, skd.methods.FitNets, start="compressed", fitted=True),
+        Arm("fitted start, not trained", None, tuned=False, start="fitted", trained=False),
+        Arm("fitted start, output only", _output, tuned=False, start="fitted"),
     )
 }
 ARMS = METHODS | CONTROLS

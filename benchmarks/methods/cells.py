@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import skd
-from benchmarks.methods.arms import ARMS
+from benchmarks.methods.arms import ARMS, Start
 from benchmarks.methods.task import Task
 from benchmarks.methods.training import Supervised
 from benchmarks.worth.arms import fresh
@@ -46,7 +46,12 @@ class Prepared:
         self.calibration = task.calibration()
         self.pairing = task.pairing(task.teacher)
         self.spectra = skd.measure(task.teacher, self.pairing, self.calibration)
-        self.started = skd.compress(
+        self._fitted: skd.Compressed | None = None
+        self.started = self._compressed("projected")
+
+    def _compressed(self, start: Any) -> skd.Compressed:
+        task = self.task
+        return skd.compress(
             task.teacher,
             self.spectra,
             data=self.calibration,
@@ -54,18 +59,54 @@ class Prepared:
             allocation="uniform",
             build=task.build,
             full=task.full,
+            start=start,
         )
 
-    def student(self, seed: int, *, started: bool = False) -> nn.Module:
-        """Of random weights by a seed, the same for all methods; or as `compress` starts it, whatever the seed."""
-        if started:
-            return copy.deepcopy(self.started.student)
+    def begun(self, start: Start) -> skd.Compressed:
+        """What a start that isn't random takes its weights from; the fitted one is made when it is first asked for."""
+        if start != "fitted":
+            return self.started
+        self._fitted = self._fitted or self._compressed("fitted")
+        return self._fitted
+
+    def student(self, seed: int, start: Start = "random") -> nn.Module:
+        """Of random weights by a seed, the same for all methods; or as `compress` begins it, whole or on one side."""
+        if start in ("compressed", "fitted"):
+            return copy.deepcopy(self.begun(start).student)
         student = fresh(self.started.student, seed)
         if self.task.begin is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 self.task.begin(student)
+        if start != "random":
+            early = self.encoders_layers()
+            for name, value in self.started.student.state_dict().items():
+                if (name.rpartition(".")[0] in early) == (start == "compressed encoder"):
+                    student.state_dict()[name].copy_(value)
         return student
+
+    def encoders_layers(self) -> set[str]:
+        """The student's layers that have run when the bottleneck is made; what runs later is the decoder's."""
+        student, found, done = self.started.student, set[str](), False
+        bottleneck = self.task.pairing(student).bottleneck
+
+        def note(name: str) -> None:
+            nonlocal done
+            if not done:
+                found.add(name)
+            done = done or (bottleneck is not None and name == bottleneck.layer)
+
+        handles = [
+            module.register_forward_hook(lambda *_, name=name: note(name)) for name, module in student.named_modules()
+        ]
+        try:
+            with torch.no_grad():
+                given = self.calibration[0]
+                student(*given) if isinstance(given, tuple) else student(given)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
 
 
 class Noted(Dataset[Any]):
@@ -87,7 +128,7 @@ class Noted(Dataset[Any]):
 def run_cell(prepared: Prepared, cell: Cell) -> dict[str, Any]:
     """Train and measure; a method without a meaning on this task says why under "na"."""
     task, arm = prepared.task, ARMS[cell.arm]
-    student = prepared.student(cell.seed, started=arm.started)
+    student = prepared.student(cell.seed, arm.start)
     began = time.process_time()
     samples = Noted(task.samples("train", cell.seed, cell.steps * task.setting.batch))
     if arm.trained:
@@ -184,15 +225,19 @@ class Store:
     path : Path
     plan : str
         Digest of all that cells share; lines of another plan don't count.
+    definitions : mapping of str to str
+        Digests of the arms, by name; lines of another definition don't count.
     """
 
-    def __init__(self, path: Path, plan: str) -> None:
-        self.path, self.plan = path, plan
+    def __init__(self, path: Path, plan: str, definitions: Mapping[str, str]) -> None:
+        self.path, self.plan, self.definitions = path, plan, definitions
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """All whole lines of this plan."""
-        return (line for line in read_lines(self.path) if line.get("plan") == self.plan)
+        """All whole lines of this plan and these definitions."""
+        for line in read_lines(self.path):
+            if line.get("plan") == self.plan and line.get("definition") == self.definitions.get(line["arm"], ""):
+                yield line
 
     def done(self) -> dict[Cell, dict[str, Any]]:
         """By cell."""
@@ -200,7 +245,8 @@ class Store:
 
     def add(self, cell: Cell, found: Mapping[str, Any], surroundings: Mapping[str, Any]) -> None:
         """Append a line; several processes may."""
-        line = {**cell._asdict(), "plan": self.plan, **found, "surroundings": dict(surroundings)}
+        digests = {"plan": self.plan, "definition": self.definitions[cell.arm]}
+        line = {**cell._asdict(), **digests, **found, "surroundings": dict(surroundings)}
         with FileLock(f"{self.path}.lock"), self.path.open("a+b") as file:
             file.seek(0, os.SEEK_END)
             if file.tell() > 0:

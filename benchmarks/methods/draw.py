@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.methods.arms import CONTROLS
+from benchmarks.methods.arms import ARMS, CONTROLS
 from benchmarks.methods.cells import read_lines
 from benchmarks.methods.table import REFERENCE, rows, table
 
@@ -17,9 +17,11 @@ Line = Mapping[str, Any]
 
 
 def latest(lines: Sequence[Line], task: str) -> list[Line]:
-    """The lines of a task's last plan: older ones are of other definitions, weights or pictures."""
-    mine = [line for line in lines if line["task"] == task]
-    return [line for line in mine if line["plan"] == mine[-1]["plan"]]
+    """The lines of a task's last plan and of each arm's last definition: older ones are of other code or weights."""
+    mine = [line for line in lines if line["task"] == task and line["arm"] in ARMS]
+    mine = [line for line in mine if line["plan"] == mine[-1]["plan"]]
+    last = {line["arm"]: line["definition"] for line in mine}
+    return [line for line in mine if line["definition"] == last[line["arm"]]]
 
 
 def drawn(lines: Sequence[Line]) -> dict[tuple[str, str], list[str]]:
@@ -39,7 +41,7 @@ def plot(lines: Sequence[Line], task: str, split: str, path: Path) -> None:
 
     found = [row for row in rows(latest(lines, task), task, split, higher=HIGHER_IS_BETTER[task]) if "mean" in row]
     # A control that isn't trained would squeeze all others into a corner.
-    found = [row for row in found if row["arm"] != "SKD's start, not trained"][::-1]
+    found = [row for row in found if not row["arm"].endswith(", not trained")][::-1]
     figure = Figure(figsize=(7, 0.6 + 0.24 * len(found)), layout="constrained")
     axes = figure.add_subplot()
     for height, row in enumerate(found):

@@ -63,7 +63,7 @@ def taught(
     where the processor has it (`has_bfloat16`), which takes half the time.
 
     The file is all that counts afterwards, so that a change of the code which leaves the network alone doesn't cost
-    hours. What was trained with it is known by the weights (`plan_of`).
+    hours. What was trained with it is known by the weights (`definitions.plan_of`).
     """
     batch = setting.teacher_batch
     rounds = [setting.teacher_steps * 2**index for index in range(setting.teacher_rounds)]

@@ -74,10 +74,9 @@ def scale_queries(model: nn.Module, layers: Sequence[str], share: float) -> None
     Products are divided by the root of the dimension; what is narrower would be divided by less.
     """
     with torch.no_grad():
-        for layer in layers:
-            if _makes_queries(model, layer):
-                for parameter in model.get_submodule(layer).parameters():
-                    parameter.mul_(share**0.5)
+        for layer, factor in query_scales(model, layers, share).items():
+            for parameter in model.get_submodule(layer).parameters():
+                parameter.mul_(factor)
 
 
 def _makes_queries(model: nn.Module, layer: str) -> bool:
@@ -86,13 +85,25 @@ def _makes_queries(model: nn.Module, layer: str) -> bool:
 
 def even_scales(teacher: nn.Module, student: nn.Module) -> None:
     """Queries of the student times what its own scale of the products lacks of the teacher's, as heads are narrower."""
-    theirs = dict(teacher.named_modules())
+    with torch.no_grad():
+        for layer, factor in uneven_scales(teacher, student).items():
+            for parameter in student.get_submodule(layer).parameters():
+                parameter.mul_(factor)
+
+
+def uneven_scales(teacher: nn.Module, student: nn.Module) -> dict[str, float]:
+    """By layer that makes queries: how much larger the teacher's own scale of the products is."""
+    theirs, found = dict(teacher.named_modules()), {}
     for name, module in student.named_modules():
         for key in SCALES:
             ours, before = getattr(module, key, None), getattr(theirs.get(name), key, None)
             if isinstance(ours, float) and isinstance(before, float) and ours != before:
                 for child, layer in module.named_children():
                     if child in QUERIES and isinstance(layer, nn.Linear):
-                        with torch.no_grad():
-                            for parameter in layer.parameters():
-                                parameter.mul_(before / ours)
+                        found[f"{name}.{child}" if name else child] = before / ours
+    return found
+
+
+def query_scales(model: nn.Module, layers: Sequence[str], share: float) -> dict[str, float]:
+    """What `scale_queries` multiplies, and with what."""
+    return {layer: share**0.5 for layer in layers if _makes_queries(model, layer)}

@@ -66,6 +66,21 @@ def project(
     return student
 
 
+def kept_outputs(
+    model: nn.Module, groups: Sequence[Group], choices: Mapping[int, Choice], widths: Mapping[int, int]
+) -> dict[str, Tensor]:
+    """(C, c) by layer that lost outputs: the basis of those that are left."""
+    keep = {k: choices[k].atoms(width) for k, width in widths.items() if width < groups[k].width}
+    found = {}
+    for port, kept in kept_positions(groups, keep, model).items():
+        module = _module(model, port.layer)
+        if port.side != "in" and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+            basis = _basis(port, model, groups, choices, keep, kept)
+            if basis is not None:
+                found[port.layer] = basis
+    return found
+
+
 def _basis(
     port: Port,
     model: nn.Module,

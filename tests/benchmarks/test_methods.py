@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,7 +37,8 @@ ARMS = [
 
 @pytest.fixture
 def parts() -> dict[str, ModuleType]:
-    names = ("arms", "task", "tasks", "training", "denoising", "cells", "table", "draw", "running", "__main__")
+    names = ("arms", "task", "tasks", "training", "denoising", "cells", "table", "draw", "running")
+    names = (*names, "definitions", "__main__")
     return {name: importlib.import_module(f"benchmarks.methods.{name}") for name in names}
 
 
@@ -131,14 +133,27 @@ def test_what_students_begin_as(
     begun: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(cells, "_train", lambda task, student, *_: begun.append(student.state_dict()))
     random = "SKD's loss, random start"
-    for arm, seed in ((random, 0), ("FitNets", 0), (random, 1), ("SKD", 0), ("SKD's start, FitNets", 1)):
+    arms = [(random, 0), ("FitNets", 0), (random, 1), ("SKD", 0), ("SKD's start, FitNets", 1)]
+    arms += [("SKD, encoder only", 0), ("SKD, decoder only", 0), ("SKD, fitted start", 0)]
+    for arm, seed in arms:
         cells.run_cell(prepared, cells.Cell("denoising", arm, 1.0, seed, 2, "validation"))
-    first, other, reseeded, started, again = (next(iter(weights.values())) for weights in begun)
-    assert torch.equal(first, other)
-    assert not torch.equal(first, reseeded)
-    assert torch.equal(started, again)
-    assert torch.equal(started, next(iter(prepared.started.student.state_dict().values())))
-    assert not torch.equal(started, first)
+    first, other, reseeded, started, again, encoder, decoder, fitted = begun
+    compressed = prepared.started.student.state_dict()
+    assert same(first, other)
+    assert not same(first, reseeded)
+    assert same(started, again)
+    assert same(started, compressed)
+    # What runs until the bottleneck is the encoder's; the rest, and nothing twice, the decoder's.
+    early = {name for name in compressed if name.split(".")[0] in ("down1", "down2", "middle")}
+    late = compressed.keys() - early
+    assert same(encoder, {**first, **{name: compressed[name] for name in early}})
+    assert same(decoder, {**first, **{name: compressed[name] for name in late}})
+    assert same(fitted, prepared.begun("fitted").student.state_dict())
+    assert not same(fitted, compressed)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_a_teacher_that_is_trained_is_never_trained_again(
@@ -245,7 +260,14 @@ def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: P
 
 def line(arm: str, seed: int, value: float, **others: Any) -> dict[str, Any]:
     cell = {"task": "t", "arm": arm, "factor": 1.0, "seed": seed, "steps": 10, "split": "validation"}
-    return {**cell, "plan": "p", "value": value, "figures": {"decibels": value, "twice": 2 * value}, **others}
+    return {
+        **cell,
+        "plan": "p",
+        "definition": "d",
+        "value": value,
+        "figures": {"decibels": value, "twice": 2 * value},
+        **others,
+    }
 
 
 def test_the_table_against_numpy(parts: dict[str, ModuleType]) -> None:
@@ -281,34 +303,63 @@ def test_the_factor_is_chosen_on_validation_alone(parts: dict[str, ModuleType]) 
     assert choose(done, "t", "from scratch", 10, higher=True) == 1.0
 
 
-def test_another_teacher_or_definition_is_another_plan(
+def test_another_teacher_is_another_plan(
     parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main = parts["__main__"]
-    task = parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True)
-    options = main.parse(["--task", "denoising", "--data", str(folder), "--smoke"])
-    first = main.plan_of(options, task)
-    assert main.plan_of(options, task) == first
-    monkeypatch.setattr(main, "DEFINED_BY", main.DEFINED_BY[1:])
-    assert main.plan_of(options, task) != first
+    definitions = parts["definitions"]
+    prepared = parts["cells"].Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    first = definitions.plan_of(prepared, folder)
+    assert definitions.plan_of(prepared, folder) == first
+    monkeypatch.setattr(definitions, "SHARED", definitions.SHARED[1:])
+    assert definitions.plan_of(prepared, folder) != first
     monkeypatch.undo()
-    next(task.teacher.parameters()).data.add_(1e-3)
-    assert main.plan_of(options, task) != first
+    next(prepared.task.teacher.parameters()).data.add_(1e-3)
+    assert definitions.plan_of(prepared, folder) != first
 
 
-def test_lines_of_another_plan_do_not_count(parts: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_an_arm_s_definition_is_its_own(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definitions, arms = parts["definitions"], parts["arms"]
+    prepared = parts["cells"].Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    names = list(arms.ARMS)
+    first = definitions.definitions_of(prepared, names)
+    assert definitions.definitions_of(prepared, names) == first
+    # FitNets and GAN-Compression differ in their files alone, SKD's arms in options that functions close over.
+    assert len(set(first.values())) == len(names)
+
+    def changed() -> set[str]:
+        return {name for name, found in definitions.definitions_of(prepared, names).items() if found != first[name]}
+
+    package = tmp_path / "skd"
+    shutil.copytree(definitions.PACKAGE, package)
+    monkeypatch.setattr(definitions, "PACKAGE", package)
+    assert not changed()
+    with (package / "methods" / "at.py").open("a") as file:
+        file.write("# another\n")
+    assert changed() == {"AT", "SKD's start, AT"}
+    monkeypatch.undo()
+    monkeypatch.setattr(prepared, "started", replace(prepared.started, output_energy=0.123))
+    begun = {name for name in names if arms.ARMS[name].start.startswith("compressed")}
+    assert changed() == begun
+    assert {"SKD", "SKD, encoder only", "SKD's start, output only"} <= begun
+
+
+def test_lines_of_another_plan_or_definition_do_not_count(parts: dict[str, ModuleType], tmp_path: Path) -> None:
     cells = parts["cells"]
     cell = cells.Cell("t", "SKD", 1.0, 0, 10, "test")
-    cells.Store(tmp_path / "a.jsonl", "one").add(cell, {"value": 1.0}, {})
-    assert list(cells.Store(tmp_path / "a.jsonl", "one").done()) == [cell]
-    assert not cells.Store(tmp_path / "a.jsonl", "other").done()
+    cells.Store(tmp_path / "a.jsonl", "one", {"SKD": "d"}).add(cell, {"value": 1.0}, {})
+    assert list(cells.Store(tmp_path / "a.jsonl", "one", {"SKD": "d"}).done()) == [cell]
+    assert not cells.Store(tmp_path / "a.jsonl", "other", {"SKD": "d"}).done()
+    assert not cells.Store(tmp_path / "a.jsonl", "one", {"SKD": "e"}).done()
+    assert not cells.Store(tmp_path / "a.jsonl", "one", {"AT": "d"}).done()
 
 
 def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
     cells, arms = parts["cells"], parts["arms"]
     prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
     rows = {
-        name: cells._rows(prepared, prepared.student(0, started=True), cells.Cell("denoising", name, 0.1, 0, 8, "test"))
+        name: cells._rows(prepared, prepared.student(0, "compressed"), cells.Cell("denoising", name, 0.1, 0, 8, "test"))
         for name in ("SKD", "SKD, not fading", "SKD, encoder only")
     }
     weights = {
@@ -341,6 +392,7 @@ def test_tables_and_plots_are_of_the_last_plan(
     new = [line("SKD", k, 30.0 + k, task="denoising", plan="q") for k in range(3)]
     new += [line("CWD", k, 29.5 + k, task="denoising", plan="q") for k in range(3)]
     new += [line("from scratch", k, 20.0, task="denoising", plan="q") for k in range(3)]
+    new[:0] = [line("CWD", 0, 1.0, task="denoising", plan="q", definition="older")]
     new += [{**line("Hinton", 0, 0.0, task="denoising", plan="q"), "na": "no classes"}]
     file = tmp_path / "cells.jsonl"
     file.write_text("\n".join(map(json.dumps, [*old, *new])) + '\n{"task": "den')
