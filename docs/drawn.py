@@ -95,14 +95,29 @@ def worth_marks() -> dict[str, str]:
 
 
 def compress_marks() -> dict[str, str]:
-    """What compress.rst shows of the two kinds of bases."""
+    """What compress.rst shows of the two kinds of bases, and of folded and fitted weights."""
     report = json.loads((BENCHMARKS / "results" / "bases.json").read_text(encoding="utf-8"))
     rows = []
     for name, runs in report["networks"].items():
         rotated, groups = runs[0]["groups"]
         kept = [" ".join(f"{run[bases]:.3f}" for run in runs) for bases in ("subset", "rotated")]
         rows.append([name, f"{rotated} of {groups}", *kept])
-    return {"bases": list_table(["network", "groups rotated", "channels", "directions"], rows)}
+    return {"bases": list_table(["network", "groups rotated", "channels", "directions"], rows), "starts": starts()}
+
+
+def starts() -> str:
+    """Students that `compress` folded and fitted, untrained and trained, of benchmarks/results/methods.jsonl."""
+    lines = list(read_lines(methods.RESULTS))
+    rows = []
+    for task, higher in methods.HIGHER_IS_BETTER.items():
+        mine = methods.latest(lines, task)
+        found = {row["arm"]: row for row in methods.rows(mine, task, "validation", higher=higher) if "mean" in row}
+        arms = [f"{start} start, {what}" for what in ("not trained", "output only") for start in ("SKD's", "fitted")]
+        if all(arm in found for arm in arms):
+            name, steps = next(iter(found[arms[0]]["figures"])), max(line["steps"] for line in mine)
+            rows.append([f"{task}: {name}", *(f"{found[arm]['mean']:.3g}" for arm in arms), str(steps)])
+    head = ["task", "folded, untrained", "fitted, untrained", "folded, trained", "fitted, trained", "steps"]
+    return list_table(head, rows)
 
 
 def methods_marks() -> dict[str, str]:

@@ -18,6 +18,9 @@ from skd.moments import Moments
 
 # Directions below this share of the largest eigenvalue aren't lifted from: they would carry rounding.
 CUTOFF = 1e-9
+# The student's features aren't quite what the teacher's were. Without doubt, directions in which the kept channels
+# hardly vary are weighed by thousands, and what is wrong there is all that comes through (docs/compress.rst).
+DOUBT = 0.1
 
 
 def project(
@@ -32,10 +35,10 @@ def project(
 ) -> nn.Module:
     """A narrower copy of the network, its weights those of the network between the bases of its groups.
 
-    With B the basis of what a layer reads, Σ and μ its covariance and mean: L = ΣB(BᵀΣB)⁺ brings the kept coordinates
-    back, W_S = B_outᵀ W L, and b_S = B_outᵀ (b + W (μ − L Bᵀ μ)). Where that constant can't go into the bias, because
-    there is none, or zeros are padded, or a transposed convolution's phases differ, Σ + μμᵀ takes Σ's place and nothing
-    is added.
+    With B the basis of what a layer reads, Σ and μ its covariance and mean: L = B + (ΣB − B BᵀΣB)(BᵀΣB + λ)⁺ brings
+    the kept coordinates back (`solve`), W_S = B_outᵀ W L, and b_S = B_outᵀ (b + W (μ − L Bᵀ μ)). Where that constant
+    can't go into the bias, because there is none, or zeros are padded, or a transposed convolution's phases differ,
+    Σ + μμᵀ takes Σ's place and nothing is added.
 
     Without `lifted`, weights are cut alone.
     """
@@ -131,11 +134,20 @@ def _lift(module: Any, basis: Tensor, reader: Reader | None, moments: Moments | 
     return lift, shift
 
 
-def solve(covariance: Tensor, basis: Tensor) -> Tensor:
-    """ΣB(BᵀΣB)⁺: the least-squares way back from coordinates in a basis."""
+def solve(covariance: Tensor, basis: Tensor, doubt: float = DOUBT) -> Tensor:
+    """The way back from coordinates in a basis: the L that minimises E‖x − L Bᵀx‖² + λ‖L − B‖².
+
+    λ is `doubt` of the energy that least squares leaves unexplained, a kept coordinate: nothing where all is explained.
+    """
     crossed = covariance @ basis
-    inverse: Tensor = torch.linalg.pinv(basis.T @ crossed, rtol=CUTOFF, hermitian=True)
-    return crossed @ inverse
+    inner = basis.T @ crossed
+    inverse = torch.linalg.pinv(inner, rtol=CUTOFF, hermitian=True)
+    if doubt > 0:
+        lost = (covariance.diagonal().sum() - (crossed @ inverse * crossed).sum()).clamp_min(0)
+        damping = doubt * lost / len(inner) * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
+        inverse = torch.linalg.pinv(inner + damping, rtol=CUTOFF, hermitian=True)
+    found: Tensor = basis + (crossed - basis @ inner) @ inverse
+    return found
 
 
 def _takes_constant(module: Any) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +16,11 @@ from skd._compression.groups import OUTPUT
 from skd._compression.narrowing import norms_following
 from skd._compression.outcome import output_energy
 from skd._compression.projection import kept_outputs
-from skd._compression.unfolding import bias_of, kernel, patches, put
+from skd._compression.regression import Sample, Sums, outputs_of, sums_of, targets_of
+from skd._compression.unfolding import bias_of, kernel, put
 from skd._measuring import arguments, quiet
 
 RIDGE = 1e-3  # of the mean square of what a layer is given: how much it costs to leave the weights that were there
-LARGEST = 4608  # numbers that an output is made of, above which a layer stays as it is: their products are 170 MB
-PLENTY, ENOUGH = 64, 4  # positions for each of these numbers: as many as are taken, and below which a layer stays
-WORK = 2e11  # products a layer beyond which fewer positions are taken
 STRETCH = 4.0  # largest factor that brings an output's deviation back
 
 
@@ -34,10 +31,6 @@ class Fitted:
     layer: str
     before: float
     after: float
-
-
-class _Enough(Exception):
-    """The layer has run; what comes after it needn't."""
 
 
 def refit(
@@ -90,19 +83,19 @@ def refit(
     made = (item if data.inputs is None else data.inputs(item) for item in data)
     calls = [arguments(teacher, item, number) for number, item in enumerate(made)]
     with quiet(teacher), quiet(student), norms_following(student):
-        counts = _outputs(student, calls[:1])
+        counts = outputs_of(student, calls[:1])
         shared = _shared(student)
         order = [
             layer
             for layer in counts
             if (layers is None or layers(layer)) and not shared & {id(p) for p in _layer(student, layer).parameters()}
         ]
-        counts = _outputs(student, calls)
-        samples = {layer: _Sample(_layer(student, layer), counts[layer], number) for number, layer in enumerate(order)}
-        targets = _targets(teacher, calls, samples, kept, scales or {})
+        counts = outputs_of(student, calls)
+        samples = {layer: Sample(_layer(student, layer), counts[layer], number) for number, layer in enumerate(order)}
+        targets = targets_of(teacher, calls, samples, kept, scales or {})
         found = []
         for layer in order:
-            sums = _sums(student, layer, calls, samples[layer], targets.pop(layer))
+            sums = sums_of(student, layer, calls, samples[layer], targets.pop(layer))
             if sums is not None:
                 found.append(_solve(_layer(student, layer), layer, sums, stretched=layer not in plainly))
     return found
@@ -141,144 +134,7 @@ def refitted(
     return fitted, reached, []
 
 
-class _Sample:
-    """Which positions of a layer's outputs are looked at, the same in teacher and student."""
-
-    def __init__(self, layer: Any, outputs: Sequence[Sequence[int]], number: int) -> None:
-        self.unknown = kernel(layer).shape[-1] + (layer.bias is not None)
-        self.calls = len(outputs[0])
-        total = sum(map(sum, outputs))
-        wanted = max(ENOUGH * self.unknown, min(PLENTY * self.unknown, int(WORK / self.unknown**2)))
-        self.share = min(1.0, wanted / max(total, 1))
-        self.usable = self.unknown <= LARGEST and total >= ENOUGH * self.unknown and len({*map(len, outputs)}) == 1
-        self.number = number
-
-    def rows(self, batch: int, call: int, count: int) -> Tensor | slice:
-        """Of `count` positions; one at least."""
-        if self.share >= 1:
-            return slice(None)
-        seed = (self.number * 65537 + batch) * 257 + call
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randperm(count, generator=generator)[: max(1, round(count * self.share))]
-
-
-@dataclass
-class _Sums:
-    """Products of what a layer is given (groups, n) and of what it should say (groups, o), summed in float64."""
-
-    count: int
-    given: Tensor  # (G, n, n)
-    crossed: Tensor  # (G, n, o)
-    squares: Tensor  # (G, o)
-
-
-def _layer(model: nn.Module, name: str) -> Any:
-    return model.get_submodule(name)
-
-
-def _shared(model: nn.Module) -> set[int]:
-    names = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
-    return {each for each in names if names.count(each) > 1}
-
-
-def _fits(module: Any) -> bool:
-    """A plain layer of known kind: one whose weight is something else's product has nothing to be put into."""
-    if not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-        if not isinstance(module, transposed):
-            return False
-    return "weight" in module._parameters and module.weight.is_floating_point()
-
-
-def _outputs(model: nn.Module, calls: Sequence[Any]) -> dict[str, list[list[int]]]:
-    """Layers in the order in which they first run, with the number of output positions by batch and call."""
-    found: dict[str, list[list[int]]] = {}
-    batch = 0
-
-    def take(layer: str, module: Any, _: Tensor, output: Tensor) -> None:
-        rows = found.setdefault(layer, [])
-        while len(rows) <= batch:
-            rows.append([])
-        width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-        rows[batch].append(output.numel() // width)
-
-    with _watched(model, [name for name, module in model.named_modules() if _fits(module)], take):
-        for args, kwargs in calls:
-            model(*args, **kwargs)
-            batch += 1
-    return found
-
-
-def _targets(
-    teacher: nn.Module,
-    calls: Sequence[Any],
-    samples: Mapping[str, _Sample],
-    kept: Mapping[str, Tensor],
-    scales: Mapping[str, float],
-) -> dict[str, list[list[Tensor]]]:
-    """(P, c) by layer, batch and call: what the teacher says at the sampled positions, in the student's channels."""
-    found: dict[str, list[list[Tensor]]] = {layer: [[] for _ in calls] for layer in samples}
-    batch = 0
-
-    def take(layer: str, module: Any, _: Tensor, output: Tensor) -> None:
-        said = output.reshape(-1, output.shape[-1]) if isinstance(module, nn.Linear) else _rows(module, output)
-        mine = found[layer][batch]
-        said = said[samples[layer].rows(batch, len(mine), len(said))].double()
-        if layer in kept:
-            said = said @ kept[layer].to(said.device)
-        mine.append((said * scales.get(layer, 1.0)).to(output.dtype))
-
-    with _watched(teacher, [layer for layer, sample in samples.items() if sample.usable], take):
-        for args, kwargs in calls:
-            teacher(*args, **kwargs)
-            batch += 1
-    return found
-
-
-def _rows(module: Any, output: Tensor) -> Tensor:
-    """(B, C, …) or (C, …) → (positions, C)."""
-    batched = output if output.ndim == module.weight.ndim else output[None]
-    return batched.flatten(2).transpose(1, 2).flatten(0, 1)
-
-
-def _sums(
-    student: nn.Module, layer: str, calls: Sequence[Any], sample: _Sample, targets: Sequence[Sequence[Tensor]]
-) -> _Sums | None:
-    """None where there are too few positions, or not the same ones."""
-    if not sample.usable or any(len(each) != sample.calls for each in targets):
-        return None
-    sums: _Sums | None = None
-    batch = call = 0
-
-    def take(_: str, module: Any, given: Tensor, __: Tensor) -> None:
-        nonlocal sums, call
-        said = targets[batch][call].double()
-        x = patches(module, given)
-        x = x[sample.rows(batch, call, len(x))].double()
-        if module.bias is not None:
-            x = torch.cat((x, torch.ones_like(x[..., :1])), -1)
-        x, y = x.transpose(0, 1), said.view(len(said), x.shape[1], -1).transpose(0, 1)
-        found = _Sums(x.shape[1], x.mT @ x, x.mT @ y, y.square().sum(1))
-        if sums is not None:
-            sums.count += found.count
-            for name in ("given", "crossed", "squares"):
-                getattr(sums, name).add_(getattr(found, name))
-        else:
-            sums = found
-        call += 1
-        if call == sample.calls:
-            raise _Enough
-
-    with _watched(student, [layer], take):
-        for args, kwargs in calls:
-            call = 0
-            with suppress(_Enough):
-                student(*args, **kwargs)
-            batch += 1
-    return sums
-
-
-def _solve(module: Any, layer: str, sums: _Sums, *, stretched: bool) -> Fitted:
+def _solve(module: Any, layer: str, sums: Sums, *, stretched: bool) -> Fitted:
     """Put the fitted weights into the layer."""
     old = kernel(module).double()
     if module.bias is not None:
@@ -297,13 +153,13 @@ def _solve(module: Any, layer: str, sums: _Sums, *, stretched: bool) -> Fitted:
     return Fitted(layer, before, after)
 
 
-def _missed(sums: _Sums, weight: Tensor) -> float:
+def _missed(sums: Sums, weight: Tensor) -> float:
     energy = float(sums.squares.sum())
     left = energy - 2 * float((weight * sums.crossed).sum()) + float((weight * (sums.given @ weight)).sum())
     return max(0.0, left) / energy if energy > 0 else 0.0
 
 
-def _stretched(weight: Tensor, sums: _Sums, *, has_bias: bool) -> Tensor:
+def _stretched(weight: Tensor, sums: Sums, *, has_bias: bool) -> Tensor:
     """The outputs' means and deviations made the teacher's; without a bias, their mean squares."""
     ours = (weight * (sums.given @ weight)).sum(1) / sums.count
     theirs = sums.squares / sums.count
@@ -321,22 +177,10 @@ def _stretched(weight: Tensor, sums: _Sums, *, has_bias: bool) -> Tensor:
     return weight
 
 
-@contextmanager
-def _watched(
-    model: nn.Module, layers: Sequence[str], take: Callable[[str, Any, Tensor, Tensor], None]
-) -> Iterator[None]:
-    """Inside, `take` is given what these layers are given and what they say, at every call."""
+def _layer(model: nn.Module, name: str) -> Any:
+    return model.get_submodule(name)
 
-    def hook_for(layer: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            given = args[0] if args else next(iter(kwargs.values()))
-            take(layer, module, given.detach(), output.detach())
 
-        return hook
-
-    handles = [_layer(model, name).register_forward_hook(hook_for(name), with_kwargs=True) for name in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _shared(model: nn.Module) -> set[int]:
+    names = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
+    return {each for each in names if names.count(each) > 1}

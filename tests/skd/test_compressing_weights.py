@@ -115,9 +115,35 @@ def test_whole_widths_give_the_teacher_again() -> None:
 def test_solve_is_least_squares() -> None:
     seeded()
     samples, basis = torch.randn(500, 5).double() @ torch.randn(5, 5).double(), torch.randn(5, 2).double()
-    lift = solve(samples.T @ samples, basis)
+    lift = solve(samples.T @ samples, basis, doubt=0)
     expected = torch.linalg.lstsq(samples @ basis, samples).solution.T
     assert_close(lift, expected)
+
+
+def test_solve_doubts_what_it_can_not_explain() -> None:
+    """A ridge towards the kept coordinates as they are, in proportion to what is lost: augmented least squares."""
+    seeded()
+    samples = torch.randn(500, 5).double() @ torch.randn(5, 5).double()
+    basis = torch.linalg.qr(torch.randn(5, 2).double())[0]
+    plain = torch.linalg.lstsq(samples @ basis, samples).solution
+    lost = (samples - samples @ basis @ plain).square().sum()
+    root = (0.3 * lost / 2).sqrt()
+    tall = torch.cat((samples @ basis, root * torch.eye(2).double()))
+    expected = torch.linalg.lstsq(tall, torch.cat((samples, root * basis.T))).solution.T
+    assert_close(solve(samples.T @ samples, basis, doubt=0.3), expected)
+    inside = samples @ basis @ basis.T  # nothing is lost, so nothing is doubted
+    assert_close(solve(inside.T @ inside, basis, doubt=0.3), basis, rtol=0, atol=1e-9)
+
+
+def test_directions_that_hardly_vary_are_not_blown_up() -> None:
+    seeded()
+    features = torch.randn(2000, 3).double() * torch.tensor([1.0, 1.0, 1e-4]).double()
+    features = torch.cat((features, features @ torch.tensor([[1.0], [0.5], [300.0]]).double()), 1)
+    features[:, 3] += 0.3 * torch.randn(2000).double()
+    keep = torch.eye(4).double()[:, :3]
+    covariance = features.T @ features
+    assert float(solve(covariance, keep, doubt=0).abs().max()) > 100
+    assert float(solve(covariance, keep).abs().max()) < 2
 
 
 def test_pivots_take_one_of_each_cell_in_turn() -> None:
