@@ -16,8 +16,9 @@ from skd._compression.foreign import plain, restore
 from skd._compression.narrowing import norms_following
 from skd._compression.outcome import output_energy
 from skd._compression.plan import Plan, given_widths, names_of, pair_widths
-from skd._compression.projection import project
+from skd._compression.projection import kept_places, project
 from skd._compression.refitting import refitted
+from skd._compression.renorming import renorm
 from skd._compression.result import Compressed, Row
 from skd.errors import ArgumentError, CompressionError
 from skd.spectra import Spectra
@@ -157,6 +158,8 @@ def compress(
     budget = costs.total(plan.widths) if widths is not None else budget
     chosen = {k: width for k, width in plan.widths.items() if k in found.choices}
     student = project(teacher, found.groups, found.choices, chosen, found.wanted, found.moments, lifted=start != "cut")
+    if start != "cut":
+        renorm(teacher, student, kept_places(teacher, found.groups, found.choices, chosen), source)
     if factory is None:
         try:
             with norms_following(student):

@@ -69,6 +69,14 @@ def project(
     return student
 
 
+def kept_places(
+    model: nn.Module, groups: Sequence[Group], choices: Mapping[int, Choice], widths: Mapping[int, int]
+) -> dict[Port, Tensor]:
+    """For each side of a layer that loses channels, the positions that stay."""
+    keep = {k: choices[k].atoms(width) for k, width in widths.items() if width < groups[k].width}
+    return kept_positions(groups, keep, model)
+
+
 def kept_outputs(
     model: nn.Module, groups: Sequence[Group], choices: Mapping[int, Choice], widths: Mapping[int, int]
 ) -> dict[str, Tensor]:
