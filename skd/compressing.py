@@ -59,7 +59,8 @@ def compress(
     One pass over the data measures what every layer reads. Widths are given where they keep the most of that under the
     budget: the sum over all layers of the logarithm of the energy kept. Of a group, those channels are kept that
     explain the others best (pivoted Cholesky), and what the others were is folded into the layers that read them, by
-    least squares.
+    least squares with a ridge in proportion to what is lost. Norms over channels get the scale that makes them say of
+    fewer channels what they said of all.
 
     Parameters
     ----------

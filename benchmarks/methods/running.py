@@ -29,7 +29,10 @@ def prepared(task: str, smoke: bool, data: Path, cache: Path) -> Prepared:
 
 
 def work(options: argparse.Namespace, store: Store, cell: Cell) -> None:
-    """Run a cell and keep its line."""
+    """Run a cell and keep its line; nothing where whoever asked for it is gone: a killed run's workers don't go on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        return
     found = run_cell(prepared(options.task, options.smoke, options.data, options.cache), cell)
     store.add(cell, found, surroundings())
     print(*cell[:4], found.get("value", found.get("na")), flush=True)
