@@ -7,59 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 import skd
 from kbstyle_example.beginning import Start, first_weights, training_samples
+from kbstyle_example.compressed import COMPRESSED, compressed
 from kbstyle_example.data import StylePairs
 from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS
 from kbstyle_example.networks import STUDENT, KBStyle, KBStyleConfig, even_phases
+from kbstyle_example.pairing import kbstyle_pairing
 from kbstyle_example.perceived import Perceived
 from kbstyle_example.perceptual import Perceptual
 from kbstyle_example.validation import Folders, differences
 from kbstyle_example.weights_file import Stored, save_weights
 from skd.errors import ArgumentError
 
-EXAMPLE = (torch.zeros(1, 3, 64, 80), torch.zeros(1, 3, 64, 64))
 # The decoder's features end where the output is drawn from them: SKD's terms guide, the output's decides.
 OUTPUT_WEIGHT = 20.0
 # With a perceptual network: what of the output isn't a matter of single pixels.
 FEATURE_WEIGHT, STYLE_WEIGHT = 5.0, 5.0
 CALIBRATION_BATCHES = 16
 RECIPE = skd.Recipe(steps=20_000, channels_last=True)
-
-
-def kbstyle_pairing(network: KBStyle) -> skd.Pairing:
-    """The three symmetric pairs of a KBStyle network, each with the style encoder's layer for a companion.
-
-    All are read where features are signed, as coordinates in a basis are: before a nonlinearity, or after the blocks
-    of a level, which end in a sum.
-
-    Examples
-    --------
-    >>> print(kbstyle_pairing(KBStyle(STUDENT)))
-    Pairing, 3 pairs, bottleneck content_encoder.level3.0
-      pair  encoder                   decoder               channels  scale  companions
-      1/2   content_encoder.level1.1  decoder.level1:input  8         0.5    style_encoder.level1.1
-      1/4   content_encoder.level2.0  decoder.level2        20        0.25   style_encoder.level2.0
-      1/8   content_encoder.level3.0  decoder.level3        32        0.125  style_encoder.level3
-    """
-    return skd.Pairing.declare(
-        {
-            "1/2": ("content_encoder.level1.1", "decoder.level1:input"),
-            "1/4": ("content_encoder.level2.0", "decoder.level2"),
-            "1/8": ("content_encoder.level3.0", "decoder.level3"),
-        },
-        network,
-        EXAMPLE,
-        companions={
-            "1/2": ["style_encoder.level1.1"],
-            "1/4": ["style_encoder.level2.0"],
-            "1/8": ["style_encoder.level3"],
-        },
-        bottleneck="content_encoder.level3.0",
-    )
 
 
 def distill(
@@ -116,7 +84,7 @@ def distill(
         Share of the paintings whose strokes are made finer (`kbstyle_example.sharpening`).
     start : KBStyle, path or str, optional
         A student, its weights file or the name of bundled weights to begin with, in place of random first weights. It
-        is copied.
+        is copied. "compressed": as `skd.compress` makes it of the teacher (`kbstyle_example.compressed`).
     perceptual : Perceptual, optional
         Under which the student's pictures are compared with the teacher's, and with the paintings in style. It is
         frozen. Without it only pixels of the output are compared, and the student's strokes blur.
@@ -154,6 +122,8 @@ def distill(
     FileError
         The folder can't be written into, or the checkpoints there are another run's or damaged; there are no such
         weights to start from.
+    MissingExtraError
+        For a compressed start: torch-pruning isn't installed.
     NonFiniteError
         The training diverged; the checkpoint before it is kept.
 
@@ -178,8 +148,11 @@ def distill(
     # Calibration pictures of the same kind, and never the same crops.
     length, seed = CALIBRATION_BATCHES * batch_size, recipe.seed + 1
     calibration = StylePairs(contents, styles, crop=crop, length=length, seed=seed, **varied)
-    student, begun = first_weights(config, recipe.seed, start)
     teacher = copy.deepcopy(teacher)
+    if start == COMPRESSED:
+        student, begun = compressed(teacher, contents, styles, config, seed=recipe.seed), COMPRESSED
+    else:
+        student, begun = first_weights(config, recipe.seed, start)
     perceived = None
     if perceptual is not None:
         perceived = Perceived(

@@ -19,7 +19,7 @@ def distill(command: Parser) -> None:
     from kbstyle_example.distill import distill as function
     from skd.methods import SKD
 
-    _training(command, function)
+    _training(command, function, more='; "compressed": as skd.compress makes it of the teacher')
     command.add_argument("--teacher", default="teacher", help="bundled name or file (%(default)s)")
     command.add_argument(
         "--perceptual", type=Path, help="weights file of a perceptual network to compare outputs under (none)"
@@ -50,7 +50,7 @@ def train(command: Parser) -> None:
     command.set_defaults(run="train", interrupted=GOES_ON)
 
 
-def _training(command: Parser, function: Callable[..., Any]) -> None:
+def _training(command: Parser, function: Callable[..., Any], *, more: str = "") -> None:
     """What `distill` and `train` have in common."""
     _folders(command)
     _recipe(command, default_of(function, "recipe"))
@@ -59,7 +59,7 @@ def _training(command: Parser, function: Callable[..., Any]) -> None:
     add(command, "--crop", function, "side of the training crops in pixels")
     add(command, "--vary-colours", function, "share of the paintings whose colours are changed")
     add(command, "--vary-strokes", function, "share of the paintings whose strokes are made finer")
-    command.add_argument("--start", help="bundled name or file of weights to begin with (random first weights)")
+    command.add_argument("--start", help=f"bundled name or file of weights to begin with{more} (random first weights)")
 
 
 def reproduce(command: Parser) -> None:

@@ -1,0 +1,121 @@
+"""A student that begins as `skd.compress` makes it of its teacher: narrower on both sides, and perhaps less deep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+import skd
+from kbstyle_example.data import StylePairs
+from kbstyle_example.networks import STUDENT, KBStyle, KBStyleConfig
+from kbstyle_example.pairing import kbstyle_pairing
+from skd.errors import ArgumentError
+
+COMPRESSED = "compressed"  # what `distill` calls this start
+CROP, BATCH = 64, 8
+SPARE = 32  # pairs beyond those without which a covariance can't be taken
+
+
+def compressed(
+    teacher: KBStyle,
+    contents: Sequence[Path],
+    styles: Sequence[Path],
+    config: KBStyleConfig = STUDENT,
+    *,
+    seed: int = 0,
+) -> KBStyle:
+    """A student with the teacher's blocks, as many as it has, and the teacher's channels, as many as it has.
+
+    Parameters
+    ----------
+    teacher : KBStyle
+        It stays as it is.
+    contents, styles : sequence of Path
+        Photographs and paintings to measure features on: some hundred crops, as many as a style's statistics of the
+        teacher have channels.
+    config : KBStyleConfig
+        The student's: in nothing more than the teacher.
+    seed : int
+        Of the crops.
+
+    Raises
+    ------
+    ArgumentError
+        The student is wider or deeper than its teacher.
+    DataError
+        No picture can be used.
+    MissingExtraError
+        torch-pruning isn't installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from kbstyle_example.beginning import scratch
+    >>> teacher = scratch(KBStyleConfig(widths=(4, 5, 6)), seed=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "picture.png")
+    ...     Image.effect_mandelbrot((96, 96), (-2, -1, 1, 1), 50).convert("RGB").save(path)
+    ...     student = compressed(teacher, [path], [path], KBStyleConfig(widths=(2, 3, 4)))
+    >>> student.config.widths, bool((student.decoder.up1.weight != 0).any())
+    ((2, 3, 4), True)
+    """
+    shallow = shallower(teacher, config)
+    if any(ours > theirs for ours, theirs in zip(config.widths, shallow.config.widths, strict=True)):
+        raise ArgumentError(
+            "a compressed student can't be wider than its teacher", got=config.widths, expected=shallow.config.widths
+        )
+    samples = StylePairs(contents, styles, crop=CROP, length=2 * max(shallow.config.widths) + SPARE, seed=seed)
+
+    def build(widths: Sequence[int]) -> KBStyle:
+        first, second, third = widths
+        return KBStyle(replace(config, widths=(first, second, third)))
+
+    with torch.random.fork_rng([]):  # loading and building draw numbers that say nothing here
+        data = [tuple(batch) for batch in DataLoader(samples, batch_size=BATCH)]
+        spectra = skd.measure(shallow, kbstyle_pairing(shallow), data)
+        widths = shallow.config.widths
+        done = skd.compress(shallow, spectra, data=data, widths=config.widths, build=build, full=widths)
+    student = done.student
+    if not isinstance(student, KBStyle):
+        raise TypeError(f"compress() returned a {type(student).__name__}")
+    return student.train().requires_grad_()
+
+
+@torch.no_grad()
+def shallower(network: KBStyle, config: KBStyleConfig) -> KBStyle:
+    """The network's first blocks of each level, as many as `config` has, at the network's own widths.
+
+    A block is a residual: without the last ones the same picture is painted, less what these add. The bundled teacher
+    without its last two of five blocks differs by 2 of 255.
+
+    Raises
+    ------
+    ArgumentError
+        `config` has more blocks.
+
+    Examples
+    --------
+    >>> from kbstyle_example.beginning import scratch
+    >>> network = scratch(KBStyleConfig((4, 5, 6), deep_blocks=3), seed=1)
+    >>> shallower(network, KBStyleConfig((2, 2, 2), deep_blocks=1)).config
+    KBStyleConfig(widths=(4, 5, 6), fine_blocks=2, deep_blocks=1, style_blocks=2)
+    """
+    for name in ("fine_blocks", "deep_blocks", "style_blocks"):
+        ours, theirs = getattr(config, name), getattr(network.config, name)
+        if ours > theirs:
+            raise ArgumentError(
+                f"a compressed student can't have more {name.replace('_', ' ')} than its teacher",
+                got=ours,
+                expected=f"at most {theirs}",
+            )
+    with torch.random.fork_rng([]):
+        fewer = KBStyle(replace(config, widths=network.config.widths))
+    source = network.state_dict()
+    for name, value in fewer.state_dict().items():
+        value.copy_(source[name][: len(value)])  # FiLM's last layer makes what all blocks take, in their order
+    return fewer.train(network.training)

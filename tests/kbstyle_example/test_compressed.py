@@ -1,0 +1,131 @@
+"""A student that begins as `skd.compress` makes it of its teacher."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import skd
+from kbstyle_example import KBStyle, KBStyleConfig
+from kbstyle_example.beginning import scratch
+from kbstyle_example.compressed import compressed, shallower
+from kbstyle_example.distill import distill
+from kbstyle_example.weights_file import load_weights
+from skd.errors import ArgumentError, FileError
+
+pytest.importorskip("torch_pruning")
+WIDE = KBStyleConfig((6, 8, 12), fine_blocks=2, deep_blocks=3, style_blocks=2)
+NARROW = KBStyleConfig((3, 4, 6), fine_blocks=1, deep_blocks=2, style_blocks=1)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    random = np.random.default_rng(0)
+    paths = []
+    for index in range(4):
+        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        paths.append(tmp_path / f"{index}.png")
+        coarse.resize((96, 72), Image.Resampling.BICUBIC).save(paths[-1])
+    return paths
+
+
+@pytest.fixture
+def teacher() -> KBStyle:
+    """Its style reaches the blocks, too: FiLM's last layers aren't zero any more."""
+    network = scratch(WIDE, seed=7)
+    with torch.no_grad():
+        for blocks in (network.decoder.level2, network.decoder.level3):
+            torch.nn.init.normal_(blocks.film[-1].weight, std=0.3)
+    return network.eval()
+
+
+def painted(network: KBStyle) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        content, style = (torch.rand(2, 3, 48, 40, generator=generator) for _ in range(2))
+        return network.eval()(content, style)
+
+
+def equal(one: KBStyle, other: KBStyle) -> bool:
+    states = one.state_dict(), other.state_dict()
+    return states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_without_blocks_that_add_nothing_the_picture_is_the_same(teacher: KBStyle) -> None:
+    with torch.no_grad():
+        for last in (teacher.decoder.level3.blocks[2], teacher.decoder.level2.blocks[1]):
+            for parameter in last.out.parameters():
+                parameter.zero_()
+        for parameter in teacher.style_encoder.level3[3].out.parameters():
+            parameter.zero_()
+    fewer = shallower(teacher, NARROW)
+    assert fewer.config == replace(NARROW, widths=WIDE.widths)
+    torch.testing.assert_close(painted(fewer), painted(teacher))
+    first = teacher.decoder.level3.blocks[0].out.weight  # and one that adds something is missed
+    with torch.no_grad():
+        first.zero_()
+    assert float((painted(shallower(teacher, NARROW)) - painted(fewer)).abs().max()) > 3e-4
+
+
+def test_a_compressed_student_is_nearer_to_its_teacher_than_a_random_one(
+    teacher: KBStyle, pictures: list[Path]
+) -> None:
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    state = torch.random.get_rng_state()
+    student = compressed(teacher, pictures[:2], pictures[2:], NARROW)
+    assert student.config == NARROW
+    assert student.training
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    wanted = painted(teacher)
+    ours = float((painted(student) - wanted).square().mean())
+    others = [float((painted(scratch(NARROW, seed)) - wanted).square().mean()) for seed in range(3)]
+    assert ours < 0.5 * min(others)
+    assert equal(student, compressed(teacher, pictures[:2], pictures[2:], NARROW))
+    assert not equal(student, compressed(teacher, pictures[:2], pictures[2:], NARROW, seed=1))
+
+
+def test_of_the_teacher_s_own_shape_it_is_the_teacher(teacher: KBStyle, pictures: list[Path]) -> None:
+    assert equal(compressed(teacher, pictures, pictures, WIDE), teacher)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (KBStyleConfig((3, 9, 6), deep_blocks=1), r"wider than its teacher; got \(3, 9, 6\); expected \(6, 8, 12\)"),
+        (KBStyleConfig((3, 4, 6), deep_blocks=4), "more deep blocks than its teacher; got 4; expected at most 3"),
+        (KBStyleConfig((3, 4, 6), fine_blocks=3), "more fine blocks than its teacher; got 3; expected at most 2"),
+        (KBStyleConfig((3, 4, 6), style_blocks=3), "more style blocks than its teacher; got 3; expected at most 2"),
+    ],
+)
+def test_a_student_that_is_more_than_its_teacher(
+    teacher: KBStyle, pictures: list[Path], config: KBStyleConfig, message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        compressed(teacher, pictures, pictures, config)
+
+
+def test_a_distillation_begins_with_it(teacher: KBStyle, pictures: list[Path], tmp_path: Path) -> None:
+    recipe = skd.Recipe(steps=2, warmup=1, learning_rate=1e-12, seed=3)
+    options = {"config": NARROW, "crop": 32, "batch_size": 2, "workers": 0}
+    done = distill(teacher, pictures, pictures, tmp_path / "run", recipe=recipe, start="compressed", **options)
+    begun = compressed(teacher, pictures, pictures, NARROW, seed=3).state_dict()
+    for name, value in torch.load(done.run.last_weights, weights_only=True).items():
+        torch.testing.assert_close(value, begun[name], atol=1e-9, rtol=0, msg=name)
+    again = distill(teacher, pictures, pictures, tmp_path / "run", recipe=recipe, start="compressed", **options)
+    assert equal(done.student, again.student)
+    with pytest.raises(FileError, match=r"about\.start: compressed there, random here"):
+        distill(teacher, pictures, pictures, tmp_path / "run", recipe=recipe, **options)
+
+
+def test_the_bundled_student_can_begin_so(pictures: list[Path]) -> None:
+    student = compressed(load_weights("teacher"), pictures, pictures)
+    assert student.config.widths == (8, 20, 32)
+    with torch.no_grad():
+        assert bool(painted(student).isfinite().all())
