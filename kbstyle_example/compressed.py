@@ -1,4 +1,4 @@
-"""A student that begins as `skd.compress` makes it of its teacher: narrower on both sides, and perhaps less deep."""
+"""A student that begins as `skd.compress` makes it of its teacher: narrower on both sides."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def compressed(
     *,
     seed: int = 0,
 ) -> KBStyle:
-    """A student with the teacher's blocks, as many as it has, and the teacher's channels, as many as it has.
+    """A student with the teacher's blocks and channels, as many of them as it has; blocks beyond those add nothing yet.
 
     Parameters
     ----------
@@ -38,14 +38,14 @@ def compressed(
         Photographs and paintings to measure features on: some hundred crops, as many as a style's statistics of the
         teacher have channels.
     config : KBStyleConfig
-        The student's: in nothing more than the teacher.
+        The student's, no wider than the teacher.
     seed : int
         Of the crops.
 
     Raises
     ------
     ArgumentError
-        The student is wider or deeper than its teacher.
+        The student is wider than its teacher.
     DataError
         No picture can be used.
     MissingExtraError
@@ -64,12 +64,12 @@ def compressed(
     >>> student.config.widths, bool((student.decoder.up1.weight != 0).any())
     ((2, 3, 4), True)
     """
-    shallow = shallower(teacher, config)
-    if any(ours > theirs for ours, theirs in zip(config.widths, shallow.config.widths, strict=True)):
+    deep = with_blocks_of(teacher, config)
+    if any(ours > theirs for ours, theirs in zip(config.widths, deep.config.widths, strict=True)):
         raise ArgumentError(
-            "a compressed student can't be wider than its teacher", got=config.widths, expected=shallow.config.widths
+            "a compressed student can't be wider than its teacher", got=config.widths, expected=deep.config.widths
         )
-    samples = StylePairs(contents, styles, crop=CROP, length=2 * max(shallow.config.widths) + SPARE, seed=seed)
+    samples = StylePairs(contents, styles, crop=CROP, length=2 * max(deep.config.widths) + SPARE, seed=seed)
 
     def build(widths: Sequence[int]) -> KBStyle:
         first, second, third = widths
@@ -77,9 +77,9 @@ def compressed(
 
     with torch.random.fork_rng([]):  # loading and building draw numbers that say nothing here
         data = [tuple(batch) for batch in DataLoader(samples, batch_size=BATCH)]
-        spectra = skd.measure(shallow, kbstyle_pairing(shallow), data)
-        widths = shallow.config.widths
-        done = skd.compress(shallow, spectra, data=data, widths=config.widths, build=build, full=widths)
+        spectra = skd.measure(deep, kbstyle_pairing(deep), data)
+        widths = deep.config.widths
+        done = skd.compress(deep, spectra, data=data, widths=config.widths, build=build, full=widths)
     student = done.student
     if not isinstance(student, KBStyle):
         raise TypeError(f"compress() returned a {type(student).__name__}")
@@ -87,35 +87,30 @@ def compressed(
 
 
 @torch.no_grad()
-def shallower(network: KBStyle, config: KBStyleConfig) -> KBStyle:
-    """The network's first blocks of each level, as many as `config` has, at the network's own widths.
+def with_blocks_of(network: KBStyle, config: KBStyleConfig) -> KBStyle:
+    """The network with as many blocks at each level as `config` has, at the network's own widths.
 
-    A block is a residual: without the last ones the same picture is painted, less what these add. The bundled teacher
-    without its last two of five blocks differs by 2 of 255.
-
-    Raises
-    ------
-    ArgumentError
-        `config` has more blocks.
+    A block is a residual: without the last ones the same picture is painted, less what these add. Further ones add
+    nothing at first. The bundled teacher without its last two of five deep blocks differs by 2 of 255.
 
     Examples
     --------
     >>> from kbstyle_example.beginning import scratch
     >>> network = scratch(KBStyleConfig((4, 5, 6), deep_blocks=3), seed=1)
-    >>> shallower(network, KBStyleConfig((2, 2, 2), deep_blocks=1)).config
+    >>> with_blocks_of(network, KBStyleConfig((2, 2, 2), deep_blocks=1)).config
     KBStyleConfig(widths=(4, 5, 6), fine_blocks=2, deep_blocks=1, style_blocks=2)
     """
-    for name in ("fine_blocks", "deep_blocks", "style_blocks"):
-        ours, theirs = getattr(config, name), getattr(network.config, name)
-        if ours > theirs:
-            raise ArgumentError(
-                f"a compressed student can't have more {name.replace('_', ' ')} than its teacher",
-                got=ours,
-                expected=f"at most {theirs}",
-            )
-    with torch.random.fork_rng([]):
-        fewer = KBStyle(replace(config, widths=network.config.widths))
     source = network.state_dict()
-    for name, value in fewer.state_dict().items():
-        value.copy_(source[name][: len(value)])  # FiLM's last layer makes what all blocks take, in their order
-    return fewer.train(network.training)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)  # of what a block that adds nothing yet looks at
+        found = KBStyle(replace(config, widths=network.config.widths))
+    for name, value in found.state_dict().items():
+        if name not in source:
+            if name.endswith((".out.weight", ".out.bias", ".film.2.weight")):
+                value.zero_()
+        elif name.endswith(".film.2.weight"):  # it makes what all blocks take, in their order
+            known = min(len(value), len(source[name]))
+            value.zero_()[:known] = source[name][:known]
+        else:
+            value.copy_(source[name])
+    return found.train(network.training)
