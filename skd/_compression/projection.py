@@ -42,10 +42,10 @@ def project(
 
     Without `lifted`, weights are cut alone.
     """
-    keep = {k: choices[k].atoms(width) for k, width in widths.items() if width < groups[k].width}
+    keep = _kept(groups, choices, widths)
     student = narrowed(model, groups, keep)
     positions = kept_positions(groups, keep, model)
-    shared = _shared_parameters(model)
+    shared = shared_parameters(model)
     filled = set()
     for layer in dict.fromkeys(port.layer for port in positions):
         module = _module(model, layer)
@@ -69,19 +69,22 @@ def project(
     return student
 
 
+def _kept(groups: Sequence[Group], choices: Mapping[int, Choice], widths: Mapping[int, int]) -> dict[int, Tensor]:
+    return {k: choices[k].atoms(width) for k, width in widths.items() if width < groups[k].width}
+
+
 def kept_places(
     model: nn.Module, groups: Sequence[Group], choices: Mapping[int, Choice], widths: Mapping[int, int]
 ) -> dict[Port, Tensor]:
     """For each side of a layer that loses channels, the positions that stay."""
-    keep = {k: choices[k].atoms(width) for k, width in widths.items() if width < groups[k].width}
-    return kept_positions(groups, keep, model)
+    return kept_positions(groups, _kept(groups, choices, widths), model)
 
 
 def kept_outputs(
     model: nn.Module, groups: Sequence[Group], choices: Mapping[int, Choice], widths: Mapping[int, int]
 ) -> dict[str, Tensor]:
     """(C, c) by layer that lost outputs: the basis of those that are left."""
-    keep = {k: choices[k].atoms(width) for k, width in widths.items() if width < groups[k].width}
+    keep = _kept(groups, choices, widths)
     found = {}
     for port, kept in kept_positions(groups, keep, model).items():
         module = _module(model, port.layer)
@@ -224,6 +227,7 @@ def _module(model: nn.Module, layer: str) -> nn.Module | None:
         return None
 
 
-def _shared_parameters(model: nn.Module) -> set[int]:
+def shared_parameters(model: nn.Module) -> set[int]:
+    """The identities of those that several modules have."""
     names = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
     return {each for each in names if names.count(each) > 1}

@@ -15,7 +15,7 @@ from skd._compression.attention import query_scales, uneven_scales
 from skd._compression.groups import OUTPUT
 from skd._compression.narrowing import norms_following
 from skd._compression.outcome import output_energy
-from skd._compression.projection import kept_outputs
+from skd._compression.projection import kept_outputs, shared_parameters
 from skd._compression.regression import Sample, Sums, outputs_of, sums_of, targets_of
 from skd._compression.unfolding import bias_of, kernel, put
 from skd._measuring import arguments, quiet
@@ -84,7 +84,7 @@ def refit(
     calls = [arguments(teacher, item, number) for number, item in enumerate(made)]
     with quiet(teacher), quiet(student), norms_following(student):
         counts = outputs_of(student, calls[:1])
-        shared = _shared(student)
+        shared = shared_parameters(student)
         order = [
             layer
             for layer in counts
@@ -179,8 +179,3 @@ def _stretched(weight: Tensor, sums: Sums, *, has_bias: bool) -> Tensor:
 
 def _layer(model: nn.Module, name: str) -> Any:
     return model.get_submodule(name)
-
-
-def _shared(model: nn.Module) -> set[int]:
-    names = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
-    return {each for each in names if names.count(each) > 1}
