@@ -19,7 +19,7 @@ from skd.moments import Moments
 # Directions below this share of the largest eigenvalue aren't lifted from: they would carry rounding.
 CUTOFF = 1e-9
 # The student's features aren't quite what the teacher's were. Without doubt, directions in which the kept channels
-# hardly vary are weighed by thousands, and what is wrong there is all that comes through (docs/compress.rst).
+# hardly vary are weighed by thousands, and what is wrong there is all that comes through (docs/theory.rst).
 DOUBT = 0.1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,6 @@ def refit(
     *,
     plainly: Sequence[str] = (),
     scales: Mapping[str, float] | None = None,
-    layers: Callable[[str], bool] | None = None,
 ) -> list[Fitted]:
     r"""Fit the student's linear layers and convolutions to the teacher's, in place, in the order in which they run.
 
@@ -51,8 +50,8 @@ def refit(
     .. math:: \min_W \sum \|W x - y\|^2 + \lambda \|W - W_0\|^2
 
     with W₀ the weights that were there and λ a thousandth of the mean square of x. That is the structure. Least squares
-    shrink what they can't explain, layer after layer, so each output is then stretched about its mean to the deviation
-    of the teacher's: the statistics. (Without a bias, to its mean square about 0.)
+    shrink what they can't explain, layer after layer, so each output then gets the mean and the deviation of the
+    teacher's: the statistics. (Without a bias, its mean square about 0.)
 
     Parameters
     ----------
@@ -66,8 +65,6 @@ def refit(
         Layers that aren't stretched: those that make the network's output, where the least error is what is wanted.
     scales : mapping of str to float, optional
         What the teacher's outputs are multiplied with for the student (`attention.scale_queries`).
-    layers : callable, optional
-        Whether a layer, by its name, is fitted; all by default.
 
     Returns
     -------
@@ -83,14 +80,9 @@ def refit(
     made = (item if data.inputs is None else data.inputs(item) for item in data)
     calls = [arguments(teacher, item, number) for number, item in enumerate(made)]
     with quiet(teacher), quiet(student), norms_following(student):
-        counts = outputs_of(student, calls[:1])
-        shared = shared_parameters(student)
-        order = [
-            layer
-            for layer in counts
-            if (layers is None or layers(layer)) and not shared & {id(p) for p in _layer(student, layer).parameters()}
-        ]
         counts = outputs_of(student, calls)
+        shared = shared_parameters(student)
+        order = [layer for layer in counts if not shared & {id(p) for p in _layer(student, layer).parameters()}]
         samples = {layer: Sample(_layer(student, layer), counts[layer], number) for number, layer in enumerate(order)}
         targets = targets_of(teacher, calls, samples, kept, scales or {})
         found = []
@@ -108,7 +100,6 @@ def refitted(
     found: Analysis,
     widths: Mapping[int, int],
     energy: float,
-    layers: Callable[[str], bool] | None = None,
 ) -> tuple[nn.Module, float, list[str]]:
     """The student fitted, its output's energy, and notes; the student as it was where that is more."""
     groups = found.groups
@@ -125,7 +116,6 @@ def refitted(
         kept_outputs(teacher, groups, found.choices, widths),
         plainly=[port.layer for k in making for port in groups[k].ports if port.side != "in"],
         scales=scales,
-        layers=layers,
     )
     reached = output_energy(teacher, fitted, data)
     if not done or not reached > energy:
