@@ -36,7 +36,6 @@ def demo(options: argparse.Namespace) -> None:
 def distill(options: argparse.Namespace) -> None:
     """Distil a teacher on folders of pictures."""
     from kbstyle_example.distill import distill, save_student
-    from kbstyle_example.perceptual_files import load_perceptual
 
     recipe = _recipe(options)
     (contents, styles), validation = _pictures(options)
@@ -52,7 +51,7 @@ def distill(options: argparse.Namespace) -> None:
         vary_colours=options.vary_colours,
         vary_strokes=options.vary_strokes,
         start=options.start,
-        perceptual=None if options.perceptual is None else load_perceptual(options.perceptual),
+        perceptual=_perceptual(options),
         validation=validation,
         basis=options.basis,
         structure=options.structure,
@@ -70,12 +69,11 @@ def distill(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train a teacher on folders of pictures."""
     from kbstyle_example.peers import load_peer
-    from kbstyle_example.perceptual_files import load_perceptual
     from kbstyle_example.train import guide_name, train
 
     recipe = _recipe(options)
     (contents, styles), validation = _pictures(options)
-    named, perceptual = _guide(options), load_perceptual(options.perceptual)
+    named, perceptual = _guide(options), _perceptual(options)
     guide = None if named is None else load_peer(*named)
     done = train(
         contents,
@@ -221,6 +219,20 @@ def _losses(options: argparse.Namespace) -> dict[str, Any]:
     layers = {name: dict(getattr(options, name)) for name in ("style_weights", "covariance_weights", "feature_weights")}
     totals = {name: getattr(options, name) for name in ("style_weight", "luminance_weight", "feature_weight")}
     return {**totals, **layers}
+
+
+def _perceptual(options: argparse.Namespace) -> Any:
+    """The perceptual network to train under, in the precision asked for; None where none is named."""
+    import torch
+
+    from kbstyle_example.perceptual_files import load_perceptual
+
+    if options.perceptual is None:
+        return None
+    network = load_perceptual(options.perceptual)
+    if options.perceptual_precision == "bfloat16":
+        network.bfloat16().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def _guide(options: argparse.Namespace) -> tuple[str, Path] | None:

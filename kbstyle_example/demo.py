@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kbstyle_example.beginning import scratch
+from kbstyle_example.compressed import compressed
 from kbstyle_example.data import list_pictures
 from kbstyle_example.distill import OUTPUT_WEIGHT, distill
 from kbstyle_example.files import writable_folder
@@ -30,6 +30,8 @@ SHOWN = (
     ("eilean_donan", "cafe_terrace_at_night"),
     ("astronaut", "portrait_of_pere_tanguy"),
 )
+# What SKD's features count: after a start that knows the teacher, more of them pulls away from the picture.
+FEATURES = 0.1
 HEIGHT = 288  # pixels of a picture in the sheet
 STYLE_SIDE = 384  # longest side of its paintings, before they are scaled to the sheet
 FILES = {
@@ -73,7 +75,7 @@ class Outcome:
 def run_demo(
     out: str | Path,
     *,
-    seconds: float = 300.0,
+    seconds: float = 240.0,
     steps: int = 4000,
     batch_size: int = 4,
     crop: int = 128,
@@ -81,7 +83,9 @@ def run_demo(
     teacher: KBStyle | str = "teacher",
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Distil the bundled teacher into a student of at most 200 KB, from scratch, and write what came of it.
+    """Distil the bundled teacher into a student of at most 200 KB, and write what came of it.
+
+    The student begins as `skd.compress` makes it of the teacher, and nothing of the bundled student is used.
 
     Parameters
     ----------
@@ -115,24 +119,39 @@ def run_demo(
     started = time.monotonic()
     recipe = Recipe(steps=steps, learning_rate=2e-3, seconds=seconds, log_every=5, seed=seed, channels_last=True)
     network = teacher if isinstance(teacher, KBStyle) else load_weights(teacher)
-    before = scratch(STUDENT, seed)
     photographs, paintings = training_pictures()
     out = writable_folder(out)
+    before = compressed(network, photographs, paintings, STUDENT, seed=seed)
     say(f"Teacher: {_size(network)}.")
-    say(f"Student: {_size(before)}, random weights, nothing pretrained.")
+    say(f"Student: {_size(before)}, begun as skd.compress narrows the teacher.")
     say(
         f"Distilling with SKD on {len(photographs)} photographs and {len(set(paintings) - set(photographs))} paintings "
         f"(photographs serve as paintings, too) until {steps:,} steps or {seconds:g} s have passed; "
         f"{len(SHOWN)} other pairs are kept to look at."
     )
     say(
-        "Loss: structure and statistics of encoders and decoder at 1/2, 1/4 and 1/8 of the size, 1 each, and the "
-        f"output's, {OUTPUT_WEIGHT:g}, all relative to the teacher's own energy; the bar shows the four largest."
+        "Loss: structure and statistics of encoders and decoder at 1/2, 1/4 and 1/8 of the size, "
+        f"{FEATURES:g} each and fading over the first half, and the output's, {OUTPUT_WEIGHT:g}, all relative to the "
+        "teacher's own energy; the bar shows the four largest."
     )
     # All of it is made here, so that a demo that is stopped leaves the one before it whole.
     with tempfile.TemporaryDirectory(dir=out, prefix=".demo-") as folder:
         run = Path(folder)
-        done = distill(network, photographs, paintings, run, recipe=recipe, batch_size=batch_size, crop=crop)
+        done = distill(
+            network,
+            photographs,
+            paintings,
+            run,
+            recipe=recipe,
+            batch_size=batch_size,
+            crop=crop,
+            start=before,
+            basis="learned",
+            fit_adapters=True,
+            structure=FEATURES,
+            statistics=FEATURES,
+            fade=0.5,
+        )
         outcome = _write(run, network, before, done, seed, started)
         for kind, path in outcome.files.items():
             (run / FILES[kind]).replace(path)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kbstyle_example.distances import covariance_distance, feature_distance, moment_distance, weighted
 from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, Watching, luminance_distance
-from kbstyle_example.perceptual import Perceptual, layer_weights
+from kbstyle_example.perceptual import Perceptual, identity_of, layer_weights
 from skd.methods import Transfer
 
 
@@ -103,4 +103,4 @@ class Perceived(Watching):
         weights: list[Any] = [self.feature_weights, self.style_weights, self.covariance_weights]
         if self.luminance_weight:  # runs from before there was one go on
             weights.append(self.luminance_weight)
-        return " ".join(map(str, (self.perceptual.name, self.perceptual.sha256, *weights)))
+        return " ".join(map(str, (self.perceptual.name, identity_of(self.perceptual), *weights)))

@@ -148,8 +148,8 @@ class VGG(Perceptual):
                 inputs = width
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) RGB in 0..1 → features by name, relu1_1 first."""
-        x = self.input(self.checked(image))
+        """(B, 3, H, W) RGB in 0..1 → features by name, relu1_1 first, in the weights' precision."""
+        x = self.input(self.checked(image).to(self.input.weight.dtype))
         features: dict[str, Tensor] = {}
         for position, (count, number) in enumerate(self.stages):
             if position:
@@ -192,8 +192,9 @@ class SqueezeNet(Perceptual):
         self.register_buffer("mean", torch.tensor(CAFFE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) RGB in 0..1 → features by name, conv1 first."""
-        x = F.relu(self.conv1(self.checked(image).flip(1) * 255 - self.get_buffer("mean")))
+        """(B, 3, H, W) RGB in 0..1 → features by name, conv1 first, in the weights' precision."""
+        centred = self.checked(image).flip(1) * 255 - self.get_buffer("mean")
+        x = F.relu(self.conv1(centred.to(self.conv1.weight.dtype)))
         features = {"conv1": x}
         for number in range(2, 7):
             if number in (2, 4, 6):
@@ -216,6 +217,20 @@ class Fire(nn.Module):
         """(B, inputs, H, W) → (B, 2 · expand, H, W)."""
         x = F.relu(self.squeeze1x1(x))
         return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1))
+
+
+def identity_of(network: Perceptual) -> str:
+    """The digest of the network's file, and its precision where that isn't float32: what tells one run from another.
+
+    Examples
+    --------
+    >>> net = VGG("tiny", (4,), stages=((1, "1"),))
+    >>> net.sha256 = "9417c34d"
+    >>> identity_of(net), identity_of(net.bfloat16())
+    ('9417c34d', '9417c34d bfloat16')
+    """
+    precision = next((value.dtype for value in network.parameters()), torch.float32)
+    return network.sha256 if precision == torch.float32 else f"{network.sha256} {precision}".replace("torch.", "")
 
 
 def layer_weights(network: Perceptual, weights: Mapping[str, float]) -> dict[str, float]:

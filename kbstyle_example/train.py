@@ -16,7 +16,7 @@ from kbstyle_example.distill import RECIPE
 from kbstyle_example.losses import Guide, StyleTask
 from kbstyle_example.networks import TEACHER, KBStyle, KBStyleConfig, even_phases
 from kbstyle_example.peers import System
-from kbstyle_example.perceptual import Perceptual
+from kbstyle_example.perceptual import Perceptual, identity_of
 from kbstyle_example.validation import Folders, style_losses
 
 
@@ -124,7 +124,7 @@ def train(
         evaluate=None if validation is None else style_losses(task, validation, crop=crop, seed=recipe.seed),
         about={
             **samples.about(),
-            "perceptual": perceptual.sha256,
+            "perceptual": identity_of(perceptual),
             "weights": " ".join(map(str, weights)),
             "guide": guide_name(guide),
             "start": begun,

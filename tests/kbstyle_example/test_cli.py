@@ -291,8 +291,8 @@ def test_recipe_options_reach_the_training(inputs: Path, monkeypatch: pytest.Mon
 def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     called: dict[str, Any] = {}
 
-    def stop(*_: Any, **options: Any) -> None:
-        called.update(options)
+    def stop(*given: Any, **options: Any) -> None:
+        called.update([("perceptual", each) for each in given if isinstance(each, VGG)], **options)
         raise KeyboardInterrupt
 
     name = f"kbstyle_example.{command}.{command}"
@@ -314,7 +314,7 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
         wanted |= {"pixel_weight": 4.5, "content_weight": 0.25}
     else:
         wanted |= {"basis": "learned", "structure": 0.5, "statistics": 0.25}
-    arguments = [command, *DISTILL[1:], "--perceptual", "x"]
+    arguments = [command, *DISTILL[1:], "--perceptual", "x", "--perceptual-precision", "bfloat16"]
     for option, value in wanted.items():
         values = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else [str(value)]
         arguments += [f"--{option.replace('_', '-')}", *values]
@@ -322,7 +322,8 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
         arguments += ["--imitate", "microast", "--peers", "folder"]
     assert main(arguments) == 130
     assert {name: called[name] for name in wanted} == wanted
-    assert called["perceptual"].name == "fake" if command == "distill" else called["guide"] is guide
+    assert (called["perceptual"].name, next(called["perceptual"].parameters()).dtype) == ("fake", torch.bfloat16)
+    assert command == "distill" or called["guide"] is guide
     assert asked == ([] if command == "distill" else [("microast", Path("folder"))])
 
 

@@ -15,6 +15,7 @@ import torch
 import skd
 from kbstyle_example import STUDENT, KBStyle, KBStyleConfig, demo
 from kbstyle_example.beginning import scratch
+from kbstyle_example.compressed import compressed
 from kbstyle_example.demo import FILES, SAMPLES, SHOWN, STYLE_SIDE, compare, loss_curve, run_demo
 from kbstyle_example.images import load_image
 from kbstyle_example.painting import render, style_tensor
@@ -29,6 +30,12 @@ TINY: dict[str, Any] = {"steps": 2, "seconds": 60, "batch_size": 2, "crop": 32}
 @pytest.fixture(scope="module")
 def teacher() -> KBStyle:
     return scratch(TEACHER, seed=11)
+
+
+@pytest.fixture(scope="module")
+def begun(teacher: KBStyle) -> KBStyle:
+    """The student before the demo's training, of its seed."""
+    return compressed(teacher, *demo.training_pictures(), STUDENT, seed=3)
 
 
 @pytest.fixture(autouse=True)
@@ -94,20 +101,24 @@ def test_report_and_log(done: Done) -> None:
     assert {row.name for row in report.rows} <= lines[0].keys()
 
 
-def test_the_student_starts_from_scratch(done: Done, teacher: KBStyle, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: dict[str, dict[str, torch.Tensor]] = {}
+def test_the_student_begins_as_the_teacher_compressed(
+    done: Done, teacher: KBStyle, begun: KBStyle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, torch.Tensor] = {}
 
     def before_training(*_: Any, student: KBStyle, **__: Any) -> None:
-        begun["student"] = {n: p.clone() for n, p in student.state_dict().items()}
+        given.update({n: p.clone() for n, p in student.state_dict().items()})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(skd, "distill", before_training)
     with pytest.raises(KeyboardInterrupt):
         run_demo(done[0].files["student"].parent.parent / "other", **TINY, seed=3, teacher=teacher, say=lambda _: None)
-    torch.manual_seed(3)  # nothing but the seed: so nothing of the teacher
-    expected = KBStyle(STUDENT).state_dict()
-    assert begun["student"].keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in begun["student"].items())
+    expected = begun.state_dict()
+    assert given.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in given.items())
+    # The bundled student has learned from the same teacher: nothing of it may be in the demo's.
+    bundled = load_weights("kbstyle").state_dict()
+    assert not any(torch.equal(value, bundled[name]) for name, value in given.items())
 
 
 def test_shown_pictures_are_never_distilled_on(done: Done) -> None:
@@ -137,7 +148,7 @@ def test_plan_and_seed_reach_the_training(done: Done, teacher: KBStyle) -> None:
 # --- figures and pictures --------------------------------------------------------------------------------------------
 
 
-def test_the_errors_are_the_pictures(done: Done, teacher: KBStyle) -> None:
+def test_the_errors_are_the_pictures(done: Done, teacher: KBStyle, begun: KBStyle) -> None:
     """Recomputed in numpy, in the height of the sheet."""
     outcome, said, _ = done
     squares: list[list[float]] = [[], []]
@@ -150,7 +161,7 @@ def test_the_errors_are_the_pictures(done: Done, teacher: KBStyle) -> None:
         painting = style_tensor(SAMPLES / "style" / f"{style}.jpg", STYLE_SIDE)
         pictures = [
             255 * render(net, photograph, painting).double().numpy()
-            for net in (teacher, scratch(STUDENT, 3), load_weights(outcome.files["student"]))
+            for net in (teacher, begun, load_weights(outcome.files["student"]))
         ]
         for index in (0, 1):
             squares[index].append(float(((pictures[index + 1] - pictures[0]) ** 2).mean()))
@@ -200,7 +211,12 @@ def test_the_sizes_said_are_the_files(
 
 def test_it_says_what_it_does_and_where_it_wrote(done: Done) -> None:
     outcome, said, _ = done
-    for words in ("random weights, nothing pretrained", "until 2 steps or 60 s", "structure and statistics", "1/8"):
+    for words in (
+        "begun as skd.compress narrows the teacher",
+        "until 2 steps or 60 s",
+        "structure and statistics",
+        "1/8",
+    ):
         assert words in said
     for path in outcome.files.values():
         assert f"  {path}" in said.splitlines()

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from kbstyle_example import perceptual_files
 from kbstyle_example.losses import StyleTask
 from kbstyle_example.networks import KBStyle, KBStyleConfig
-from kbstyle_example.perceptual import VGG, Perceptual, SqueezeNet
+from kbstyle_example.perceptual import VGG, Perceptual, SqueezeNet, identity_of
 from kbstyle_example.perceptual_files import download_vgg19, load_perceptual
 from skd.errors import ArgumentError, FileError, ShapeError
 
@@ -553,6 +553,34 @@ def test_a_network_of_ones_own_trains_a_style() -> None:
     assert all(torch.equal(value, before[name]) for name, value in mine.state_dict().items())
     with pytest.raises(ShapeError, match=r"mine can't take this picture.*at least 8"):
         mine(torch.rand(1, 3, 7, 16))
+
+
+@pytest.mark.parametrize("make", [SqueezeNet, lambda: VGG("tiny", (4, 6), stages=((1, "1"), (2, "2")))])
+def test_in_bfloat16_features_and_gradients_are_near(make: Callable[[], Perceptual]) -> None:
+    """Its weights and features are rounded to 8 bits; the picture and its gradient stay float32."""
+    torch.manual_seed(0)
+    network, picture = make().freeze(), torch.rand(2, 3, 48, 40)
+    found: list[tuple[dict[str, Tensor], Tensor]] = []
+    for _ in range(2):
+        seen = picture.clone().requires_grad_()
+        features = network(seen)
+        sum((feature.float().square().mean() for feature in features.values()), torch.zeros(())).backward()
+        assert seen.grad is not None
+        found.append(({name: feature.detach() for name, feature in features.items()}, seen.grad))
+        network = network.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    (full, wanted), (half, gradient) = found
+    assert {feature.dtype for feature in half.values()} == {torch.bfloat16}
+    assert gradient.dtype == torch.float32
+    for name, feature in full.items():
+        torch.testing.assert_close(half[name].float(), feature, rtol=0, atol=0.03 * float(feature.abs().max()))
+    assert float((gradient - wanted).norm() / wanted.norm()) < 0.05
+    assert not torch.equal(gradient, wanted)
+
+
+def test_its_precision_tells_one_run_from_another(files: dict[str, Path]) -> None:
+    network = load_perceptual(files["squeezenet1_1"])
+    assert identity_of(network) == network.sha256  # runs from before there was a choice go on
+    assert identity_of(network.bfloat16()) == f"{network.sha256} bfloat16"
 
 
 def test_a_network_that_forgot_its_forward() -> None:
