@@ -102,6 +102,29 @@ def train(options: argparse.Namespace) -> None:
     print(f"{path}: {save_weights(done.network, path, about=facts):,} bytes")
 
 
+def learn(options: argparse.Namespace) -> None:
+    """Teach the student one painting."""
+    from kbstyle_example.learning import learn
+
+    perceptual = _perceptual(options)
+    done = learn(
+        options.painting,
+        options.out,
+        contents=None if options.content is None else list_pictures(options.content),
+        start=options.start,
+        perceptual=perceptual,
+        steps=options.steps,
+        crop=options.crop,
+        seed=options.seed,
+    )
+    under = "the teacher's encoders" if perceptual is None else perceptual.name
+    print(
+        f"style distance {done.before:.3f} before, {done.after:.3f} after {done.steps:,} steps, the teacher's "
+        f"{done.teacher:.3f}: under {under}, which it was trained with"
+    )
+    print(f"{options.out}: {done.size:,} bytes")
+
+
 def reproduce(options: argparse.Namespace) -> None:
     """Everything, from folders of pictures to a model card."""
     from kbstyle_example.perceptual_files import download_vgg19, load_perceptual

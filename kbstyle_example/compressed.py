@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 import skd
+from kbstyle_example.correction import flat
 from kbstyle_example.data import StylePairs
-from kbstyle_example.networks import STUDENT, KBStyle, KBStyleConfig
+from kbstyle_example.moments import StyleCode, moments
+from kbstyle_example.networks import STUDENT, KBStyle, KBStyleConfig, padded
 from kbstyle_example.pairing import kbstyle_pairing
 from skd.errors import ArgumentError
 
@@ -64,7 +67,8 @@ def compressed(
     >>> student.config.widths, bool((student.decoder.up1.weight != 0).any())
     ((2, 3, 4), True)
     """
-    deep = with_blocks_of(teacher, config)
+    plain = replace(config, correction=0)  # what comes after the statistics has nothing to be narrowed from
+    deep = with_blocks_of(teacher, plain)
     if any(ours > theirs for ours, theirs in zip(config.widths, deep.config.widths, strict=True)):
         raise ArgumentError(
             "a compressed student can't be wider than its teacher", got=config.widths, expected=deep.config.widths
@@ -73,7 +77,7 @@ def compressed(
 
     def build(widths: Sequence[int]) -> KBStyle:
         first, second, third = widths
-        return KBStyle(replace(config, widths=(first, second, third)))
+        return KBStyle(replace(plain, widths=(first, second, third)))
 
     with torch.random.fork_rng([]):  # loading and building draw numbers that say nothing here
         data = [tuple(batch) for batch in DataLoader(samples, batch_size=BATCH)]
@@ -83,6 +87,9 @@ def compressed(
     student = done.student
     if not isinstance(student, KBStyle):
         raise TypeError(f"compress() returned a {type(student).__name__}")
+    if config.correction:
+        student = with_blocks_of(student, config)
+        settle(student, [style for _, style in data])
     return student.train().requires_grad_()
 
 
@@ -90,8 +97,9 @@ def compressed(
 def with_blocks_of(network: KBStyle, config: KBStyleConfig) -> KBStyle:
     """The network with as many blocks at each level as `config` has, at the network's own widths.
 
-    A block is a residual: without the last ones the same picture is painted, less what these add. Further ones add
-    nothing at first. The bundled teacher without its last two of five deep blocks differs by 2 of 255.
+    A code is corrected as it was, or not at all yet. A block is a residual: without the last ones the same picture is
+    painted, less what these add. Further ones add nothing at first. The bundled teacher without its last two of five
+    deep blocks differs by 2 of 255.
 
     Examples
     --------
@@ -114,3 +122,12 @@ def with_blocks_of(network: KBStyle, config: KBStyleConfig) -> KBStyle:
         else:
             value.copy_(source[name])
     return found.train(network.training)
+
+
+@torch.no_grad()
+def settle(network: KBStyle, paintings: Sequence[Tensor]) -> None:
+    """Let the network's correction know what its codes are like, from paintings (B, 3, H, W) in 0..1; it has one."""
+    if network.correction is None:
+        raise ArgumentError("a network without a correction", got=network.config, expected="correction above 0")
+    codes = [StyleCode(*map(moments, network.style_encoder(padded(each)))) for each in paintings]
+    network.correction.settle(torch.cat([flat(code) for code in codes]))

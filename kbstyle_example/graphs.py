@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kbstyle_example.moments import Moments
-from kbstyle_example.networks import KBStyle, StyleCode, padded
+from kbstyle_example.correction import flat
+from kbstyle_example.moments import Moments, StyleCode
+from kbstyle_example.networks import KBStyle, padded
 
 EXAMPLE, CHECKS = ((72, 104), (80, 56)), (((67, 90), (33, 49)), ((128, 64), (96, 160)))  # heights and widths
 APART = 1 / 255  # of a picture in 0..1, at most
@@ -54,13 +55,12 @@ class Style(nn.Module):
 
     def __init__(self, network: KBStyle) -> None:
         super().__init__()
-        self.encoder = network.style_encoder
-        self.network = [network]  # its weights aren't this graph's
+        self.encoder, self.correction = network.style_encoder, network.correction
+        self.network = [network]  # its other weights aren't this graph's
 
     def forward(self, style: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 → (B, codes)."""
-        code = self.network[0].encode_style(style)
-        return torch.cat([value.flatten(1) for level in code for value in level], 1)
+        return flat(self.network[0].encode_style(style))
 
 
 class Paint(nn.Module):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kbstyle_example.layers import Block
-from kbstyle_example.moments import Moments, Statistics, moments
-from kbstyle_example.networks import Encoder, KBStyle, StyleCode, padded
+from kbstyle_example.moments import Moments, Statistics, StyleCode, moments
+from kbstyle_example.networks import Encoder, KBStyle, padded
 from kbstyle_example.options import SMALLEST_SIDE
 from kbstyle_example.quick_layers import Blocks, Conv, Doubling, as_batch, modulating, strips, window
 from kbstyle_example.strips import Pixels
@@ -51,7 +51,7 @@ class Inference:
     def __init__(self, network: KBStyle, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
         self.content, self.style = _Encoder(network.content_encoder, dtype), _Encoder(network.style_encoder, dtype)
-        decoder = network.decoder
+        decoder, self.corrected = network.decoder, network.corrected
         self.blocks3, self.blocks2 = Blocks.styled(decoder.level3, dtype), Blocks.styled(decoder.level2, dtype)
         self.up2 = Doubling(decoder.up2, paired=False, dtype=dtype)  # its columns may be odd
         self.up1 = Doubling(decoder.up1, paired=True, dtype=dtype)
@@ -85,7 +85,7 @@ class Inference:
         three, constant = self.style(_squares(padded(style)[0].permute(1, 2, 0)), keep)
         mean, deviation = moments(as_batch(three))
         deepest = Moments(mean + constant.view(1, -1, 1, 1), deviation)
-        return StyleCode(statistics[0].moments(), statistics[1].moments(), deepest)
+        return self.corrected(StyleCode(statistics[0].moments(), statistics[1].moments(), deepest))
 
     def render(self, content: Tensor, code: StyleCode) -> Tensor:
         """As `KBStyle.render`, of one photograph and one style."""

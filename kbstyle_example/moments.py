@@ -19,6 +19,14 @@ class Moments(NamedTuple):
     deviation: Tensor
 
 
+class StyleCode(NamedTuple):
+    """All that the decoder knows of a painting; its size doesn't depend on the painting's."""
+
+    level1: Moments
+    level2: Moments
+    level3: Moments
+
+
 def moments(feature: Tensor) -> Moments:
     """Mean and standard deviation of each channel over the positions (population; EPSILON under the root).
 

@@ -2,7 +2,8 @@
 
 Every level of the content encoder has a mirror in the decoder and a companion in the style encoder, all three of
 the same width: that is what symmetric knowledge distillation compresses together. Teacher and student differ in
-their widths and in the number of blocks.
+their widths and in the number of blocks, and the student's style code is put right by two small layers (`Correction`):
+its narrow style encoder doesn't say all of it.
 
 ====== ========== ============================== ===========================================
 level  resolution encoders                       decoder
@@ -28,14 +29,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kbstyle_example.correction import Correction
 from kbstyle_example.layers import Block, StyledBlocks, conv3, doubled
-from kbstyle_example.moments import Moments, modulated, moments
+from kbstyle_example.moments import Moments, StyleCode, modulated, moments
 from kbstyle_example.options import SMALLEST_SIDE
 from skd.errors import ArgumentError, ShapeError
 
@@ -52,22 +53,25 @@ class KBStyleConfig:
         Blocks of the decoder at levels 2 and 3.
     style_blocks : int
         Blocks of the style encoder, at level 3.
+    correction : int
+        Channels between the two layers that put the style code right (`Correction`); 0 leaves it as it is.
 
     Raises
     ------
     ArgumentError
-        Not three positive widths; a negative number of blocks.
+        Not three positive widths; a negative number of blocks or of the correction's channels.
 
     Examples
     --------
     >>> KBStyleConfig(widths=(8, 16, 28)).as_dict()
-    {'widths': (8, 16, 28), 'fine_blocks': 2, 'deep_blocks': 3, 'style_blocks': 2}
+    {'widths': (8, 16, 28), 'fine_blocks': 2, 'deep_blocks': 3, 'style_blocks': 2, 'correction': 0}
     """
 
     widths: tuple[int, int, int]
     fine_blocks: int = 2
     deep_blocks: int = 3
     style_blocks: int = 2
+    correction: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -76,6 +80,8 @@ class KBStyleConfig:
         blocks = (self.fine_blocks, self.deep_blocks, self.style_blocks)
         if any(type(count) is not int or count < 0 for count in blocks):
             raise ArgumentError("blocks of a KBStyle network", got=blocks, expected="0 or more")
+        if type(self.correction) is not int or self.correction < 0:
+            raise ArgumentError("channels of a style code's correction", got=self.correction, expected="0 or more")
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for a weights file's metadata."""
@@ -83,7 +89,7 @@ class KBStyleConfig:
 
 
 TEACHER = KBStyleConfig(widths=(32, 64, 128), deep_blocks=5)
-STUDENT = KBStyleConfig(widths=(8, 20, 32))
+STUDENT = KBStyleConfig(widths=(8, 20, 32), fine_blocks=3, deep_blocks=0, correction=46)
 
 
 class Encoder(nn.Module):
@@ -107,14 +113,6 @@ class Encoder(nn.Module):
         one = self.level1(image - 0.5)
         two = self.level2(one)
         return one, two, self.level3(two)
-
-
-class StyleCode(NamedTuple):
-    """All that the decoder knows of a painting; its size doesn't depend on the painting's."""
-
-    level1: Moments
-    level2: Moments
-    level3: Moments
 
 
 class Decoder(nn.Module):
@@ -224,6 +222,7 @@ class KBStyle(nn.Module):
         self.content_encoder = Encoder(config.widths, blocks=0)
         self.style_encoder = Encoder(config.widths, blocks=config.style_blocks)
         self.decoder = Decoder(config.widths, fine_blocks=config.fine_blocks, deep_blocks=config.deep_blocks)
+        self.correction = Correction(config.widths, config.correction) if config.correction else None
 
     @property
     def reach(self) -> int:
@@ -236,7 +235,11 @@ class KBStyle(nn.Module):
     def encode_style(self, style: Tensor) -> StyleCode:
         """(B, 3, H, W) in 0..1, any size from 16 pixels → the style code."""
         one, two, three = self.style_encoder(padded(style))
-        return StyleCode(moments(one), moments(two), moments(three))
+        return self.corrected(StyleCode(moments(one), moments(two), moments(three)))
+
+    def corrected(self, code: StyleCode) -> StyleCode:
+        """The style encoder's statistics → the style code."""
+        return code if self.correction is None else self.correction(code)
 
     def render(self, content: Tensor, code: StyleCode) -> Tensor:
         """(B, 3, H, W) in 0..1 and a style code (of B or of one; or of any with B = 1) → (B, 3, H, W), not clamped."""

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from kbstyle_example.colours import with_colours_of
 from kbstyle_example.devices import as_device, as_precision, exact
 from kbstyle_example.inference import Inference
-from kbstyle_example.networks import KBStyle, StyleCode
+from kbstyle_example.moments import StyleCode
+from kbstyle_example.networks import KBStyle
 from kbstyle_example.options import (
     DEFAULT,
     LONGEST_STYLE_SIDE,
@@ -68,7 +69,7 @@ class Painter:
         loses its finest detail. Painted in full size where not given.
     precision : {"float32", "bfloat16"}
         What a photograph is painted in. In bfloat16 it takes three quarters of the time on processors that multiply in
-        it, and differs by 0.4 of 255 on average (24 pairs; 0.8 in one of them, in single pixels up to 17). On the CPU
+        it, and differs by 0.5 of 255 on average (8 pairs; 0.7 in one of them). On the CPU
         only; what is painted in tiles is painted in float32.
     device : str or torch.device, optional
         "cpu", "cuda", "cuda:1" or "mps"; the network's own where not given.

@@ -21,6 +21,7 @@ COMMANDS = {
     "video": ("parsing", "paint a clip like a painting, its sound kept"),
     "distill": ("parsing_networks", "distil a teacher into 200 KB on your own folders of pictures"),
     "train": ("parsing_networks", "train a teacher on your own folders of pictures"),
+    "learn": ("parsing_networks", "teach the 200 KB one painting, in some minutes"),
     "reproduce": (
         "parsing_networks",
         "all of it from your own folders: train, distil, evaluate, draw sheets, write the model card",

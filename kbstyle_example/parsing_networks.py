@@ -52,6 +52,25 @@ def train(command: Parser) -> None:
     command.set_defaults(run="train", interrupted=GOES_ON)
 
 
+def learn(command: Parser) -> None:
+    from kbstyle_example.learning import learn as function
+
+    command.add_argument("painting", type=Path, help="the painting to learn")
+    command.add_argument("-o", "--out", type=Path, required=True, help="weights file to write: NAME.safetensors")
+    command.add_argument("--content", type=Path, help="folder of photographs to practise on (the bundled ones)")
+    command.add_argument(
+        "--perceptual", type=Path, help="weights file of a perceptual network (the teacher's encoders, which see less)"
+    )
+    _perceptual_precision(command)
+    command.add_argument(
+        "--start", default=default_of(function, "start"), help="bundled name or file of weights (%(default)s)"
+    )
+    add(command, "--steps", function, "of the training")
+    add(command, "--crop", function, "side of the training crops in pixels")
+    add(command, "--seed", function, "of the crops")
+    command.set_defaults(run="learn")
+
+
 def _training(command: Parser, function: Callable[..., Any], *, more: str = "") -> None:
     """What `distill` and `train` have in common."""
     _folders(command)

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kbstyle_example.moments import Moments
-from kbstyle_example.networks import StyleCode
+from kbstyle_example.moments import Moments, StyleCode
 from kbstyle_example.options import checked_weights
 from kbstyle_example.photograph import Photograph, Source
 from kbstyle_example.strips import Pixels, as_numbers, as_pixels, strips

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kbstyle_example.moments import Moments, Statistics
-from kbstyle_example.networks import KBStyle, StyleCode
+from kbstyle_example.moments import Moments, Statistics, StyleCode
+from kbstyle_example.networks import KBStyle
 from skd.errors import ArgumentError
 
 TILE = 1024  # pixels: a compromise between memory and what is painted twice

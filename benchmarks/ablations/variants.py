@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kbstyle_example.layers import Block, conv3, doubled
-from kbstyle_example.moments import modulated, normalised
-from kbstyle_example.networks import Decoder, Encoder, KBStyle, KBStyleConfig, StyleCode
+from kbstyle_example.moments import StyleCode, modulated, normalised
+from kbstyle_example.networks import Decoder, Encoder, KBStyle, KBStyleConfig
 from kbstyle_example.weights_file import encoded
 from skd.errors import ArgumentError
 

@@ -1,7 +1,7 @@
 // Written by `python -m kbstyle_example web --rebuild`.
 self.KBSTYLE = {
-  "version": "3c23588a8a45108e",
-  "weights": "245738407a2e9995943ce83ebc5e0d8ece9c1912d0d7dbd97ca3fdb49b7c74f7",
+  "version": "fe0ab8e7f910d956",
+  "weights": "9bc22d3014b079f86bd0a4a64fd94c4119eedc3784fe17d68f13af0ab7aee367",
   "files": [
     "app.webmanifest",
     "camera.js",

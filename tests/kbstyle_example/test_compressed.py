@@ -13,7 +13,8 @@ from PIL import Image
 import skd
 from kbstyle_example import KBStyle, KBStyleConfig
 from kbstyle_example.beginning import scratch
-from kbstyle_example.compressed import compressed, with_blocks_of
+from kbstyle_example.compressed import compressed, settle, with_blocks_of
+from kbstyle_example.correction import flat
 from kbstyle_example.distill import distill
 from kbstyle_example.weights_file import load_weights
 from skd.errors import ArgumentError, FileError
@@ -106,6 +107,26 @@ def test_further_blocks_add_nothing_yet(teacher: KBStyle, pictures: list[Path]) 
     picture = student(torch.rand(1, 3, 16, 24), torch.rand(1, 3, 16, 16))
     picture.square().sum().backward()
     assert int(student.decoder.level2.blocks[3].out.weight.grad.count_nonzero()) > 0  # and they learn at once
+
+
+def test_a_correction_adds_nothing_yet_and_knows_its_codes(teacher: KBStyle, pictures: list[Path]) -> None:
+    config = replace(NARROW, correction=5)
+    student = compressed(teacher, pictures, pictures, config)
+    assert student.config == config
+    assert student.training
+    plain = compressed(teacher, pictures, pictures, NARROW)
+    torch.testing.assert_close(painted(student), painted(plain))
+    assert student.correction is not None
+    with torch.no_grad():
+        codes = torch.cat([flat(plain.encode_style(torch.rand(1, 3, 64, 64))) for _ in range(3)])
+    assert float(((codes - student.correction.centre) / student.correction.spread).abs().median()) < 3
+    assert float(student.correction.spread.max() / student.correction.spread.min()) > 2
+    # One that has learned something is taken along, and one that isn't there can't be settled.
+    torch.nn.init.normal_(student.correction.last.weight)
+    kept = with_blocks_of(student, replace(config, fine_blocks=3))
+    torch.testing.assert_close(painted(kept), painted(student))
+    with pytest.raises(ArgumentError, match="a network without a correction"):
+        settle(plain, [torch.rand(1, 3, 16, 16)])
 
 
 def test_a_student_that_is_wider_than_its_teacher(teacher: KBStyle, pictures: list[Path]) -> None:

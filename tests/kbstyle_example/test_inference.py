@@ -25,6 +25,7 @@ CONFIGS = [
     TEACHER,
     KBStyleConfig(widths=(3, 5, 7), fine_blocks=0, deep_blocks=1, style_blocks=3),
     KBStyleConfig(widths=(2, 4, 6), fine_blocks=1, deep_blocks=0, style_blocks=0),
+    KBStyleConfig(widths=(3, 4, 6), fine_blocks=1, deep_blocks=1, style_blocks=1, correction=5),
 ]
 
 
@@ -197,7 +198,7 @@ def test_bytes_are_painted_as_numbers_are(size: tuple[int, int], strip: int) -> 
     assert found.shape == pixels.shape
     assert found.dtype == np.uint8
     assert np.abs(found.astype(int) - wanted).max() <= 1
-    assert np.mean(found != wanted) < 0.01
+    assert np.sum(found != wanted) <= max(2, 0.01 * found.size)
 
 
 def test_what_isnt_finite_is_no_picture() -> None:

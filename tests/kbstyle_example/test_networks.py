@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from kbstyle_example.correction import Correction, flat
 from kbstyle_example.layers import Block, StyledBlocks, conv3, doubled
-from kbstyle_example.moments import EPSILON, Moments, modulated, moments, normalised
+from kbstyle_example.moments import EPSILON, Moments, StyleCode, modulated, moments, normalised
 from kbstyle_example.networks import (
     STUDENT,
     TEACHER,
@@ -23,7 +24,6 @@ from kbstyle_example.networks import (
     Encoder,
     KBStyle,
     KBStyleConfig,
-    StyleCode,
     even_phases,
     padded,
 )
@@ -40,6 +40,10 @@ def network(config: KBStyleConfig = TINY) -> KBStyle:
     for name, p in net.named_parameters():
         if name.endswith("film.2.weight"):
             torch.nn.init.normal_(p)  # zeros at first: the style's gains and shifts would be nothing
+        elif name.startswith("correction.last."):
+            torch.nn.init.normal_(p, std=0.1)
+    if net.correction is not None:
+        net.correction.settle(torch.rand(7, len(net.correction.centre)))
     return net
 
 
@@ -114,10 +118,11 @@ def test_the_student_is_as_wide_as_its_budget_allows(tmp_path: Path) -> None:
         assert save_weights(KBStyle(replace(STUDENT, widths=widths)), tmp_path / "wider.safetensors") > 204_800
 
 
-def test_teacher_and_student_differ_in_widths_and_depth_alone() -> None:
+def test_teacher_and_student_differ_in_widths_and_depth_and_the_correction_alone() -> None:
     assert TEACHER.widths != STUDENT.widths
-    assert replace(STUDENT, widths=TEACHER.widths, deep_blocks=TEACHER.deep_blocks) == TEACHER
-    teacher, student = KBStyle(TEACHER), KBStyle(replace(STUDENT, deep_blocks=TEACHER.deep_blocks))
+    blocks = {"fine_blocks": TEACHER.fine_blocks, "deep_blocks": TEACHER.deep_blocks, "correction": 0}
+    assert replace(STUDENT, widths=TEACHER.widths, **blocks) == TEACHER
+    teacher, student = KBStyle(TEACHER), KBStyle(replace(STUDENT, **blocks))
     kinds = [[(name, type(module)) for name, module in net.named_modules()] for net in (teacher, student)]
     assert kinds[0] == kinds[1]
     assert list(teacher.state_dict()) == list(student.state_dict())
@@ -279,12 +284,12 @@ def block(state: State, name: str, x: Tensor, gain: Tensor | float = 0.0, shift:
     return x + F.conv2d(y, state[f"{name}.out.weight"], state[f"{name}.out.bias"])
 
 
-def styled_blocks(state: State, name: str, x: Tensor, style: Tensor, count: int) -> Tensor:
+def styled_blocks(state: State, name: str, x: Tensor, style: list[Tensor], count: int) -> Tensor:
     if count == 0:
         return x
-    code = torch.cat([style.mean((2, 3)), (style.var((2, 3), correction=0) + EPSILON).sqrt()], 1)
+    code = torch.cat(style, 1)
     hidden = F.relu(code @ state[f"{name}.film.0.weight"].T + state[f"{name}.film.0.bias"])
-    films = (hidden @ state[f"{name}.film.2.weight"].T).view(len(style), 2 * count, -1, 1, 1)
+    films = (hidden @ state[f"{name}.film.2.weight"].T).view(len(code), 2 * count, -1, 1, 1)
     for index in range(count):
         x = block(state, f"{name}.blocks.{index}", x, films[:, 2 * index], films[:, 2 * index + 1])
     return x
@@ -303,12 +308,10 @@ def encoder(state: State, name: str, image: Tensor, *, blocks: int) -> list[Tens
     return levels
 
 
-def restyled(x: Tensor, style: Tensor) -> Tensor:
-    def statistics(feature: Tensor) -> tuple[Tensor, Tensor]:
-        mean = feature.mean((2, 3), keepdim=True)
-        return mean, ((feature - mean).square().mean((2, 3), keepdim=True) + EPSILON).sqrt()
-
-    (mean, deviation), (wanted_mean, wanted_deviation) = statistics(x), statistics(style)
+def restyled(x: Tensor, style: list[Tensor]) -> Tensor:
+    mean = x.mean((2, 3), keepdim=True)
+    deviation = ((x - mean).square().mean((2, 3), keepdim=True) + EPSILON).sqrt()
+    wanted_mean, wanted_deviation = (value[..., None, None] for value in style)
     return (x - mean) / deviation * wanted_deviation + wanted_mean
 
 
@@ -319,10 +322,27 @@ def doubled_by_hand(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
+def code_by_hand(net: KBStyle, style: Tensor) -> list[list[Tensor]]:
+    """Means and deviations of the three levels, (B, C) each."""
+    state, config = net.state_dict(), net.config
+    levels = encoder(state, "style_encoder", style, blocks=config.style_blocks)
+    code = [[x.mean((2, 3)), (x.var((2, 3), correction=0) + EPSILON).sqrt()] for x in levels]
+    if not config.correction:
+        return code
+    values = torch.cat([value for level in code for value in level], 1)
+    seen = (values - state["correction.centre"]) / state["correction.spread"]
+    hidden = (seen @ state["correction.first.weight"].T + state["correction.first.bias"]).clamp(min=0)
+    more = hidden @ state["correction.last.weight"].T + state["correction.last.bias"]
+    values = values + more * state["correction.spread"]
+    sizes = [size for width in config.widths for size in (width, width)]
+    parts = values.split(sizes, 1)
+    return [[parts[k], parts[k + 1]] for k in (0, 2, 4)]
+
+
 def forward_by_hand(net: KBStyle, content: Tensor, style: Tensor) -> Tensor:
     state, config = net.state_dict(), net.config
     one, two, three = encoder(state, "content_encoder", content, blocks=0)
-    styles = encoder(state, "style_encoder", style, blocks=config.style_blocks)
+    styles = code_by_hand(net, style)
     x = styled_blocks(state, "decoder.level3", restyled(three, styles[2]), styles[2], config.deep_blocks)
     x = F.relu(restyled(doubled_by_hand(replicated(state, "decoder.up2", x)) + two, styles[1]))
     x = styled_blocks(state, "decoder.level2", x, styles[1], config.fine_blocks)
@@ -338,6 +358,7 @@ def forward_by_hand(net: KBStyle, content: Tensor, style: Tensor) -> Tensor:
         TINY,
         KBStyleConfig(widths=(2, 3, 2), fine_blocks=0, deep_blocks=0, style_blocks=0),
         KBStyleConfig(widths=(4, 2, 3), fine_blocks=2, deep_blocks=1, style_blocks=3),
+        KBStyleConfig(widths=(4, 2, 3), fine_blocks=2, deep_blocks=0, style_blocks=1, correction=6),
     ],
 )
 def test_the_forward_pass_by_hand(config: KBStyleConfig) -> None:
@@ -503,7 +524,47 @@ def test_blocks_that_cant_be(blocks: dict[str, int]) -> None:
 
 def test_a_configuration_from_its_plain_values() -> None:
     assert KBStyleConfig(**STUDENT.as_dict()) == STUDENT  # type: ignore[arg-type]
-    assert KBStyleConfig(widths=[8, 20, 32]) == STUDENT  # type: ignore[arg-type]  # as JSON gives it back
+    values = {**STUDENT.as_dict(), "widths": [8, 20, 32]}  # as JSON gives it back
+    assert KBStyleConfig(**values) == STUDENT  # type: ignore[arg-type]
+    del values["correction"]  # files from before there was one
+    assert KBStyleConfig(**values) == replace(STUDENT, correction=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channels", [-1, 2.5, "8"])
+def test_corrections_that_cant_be(channels: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"channels of a style code's correction; got .*; expected 0 or more"):
+        KBStyleConfig(widths=(2, 2, 2), correction=channels)
+
+
+def test_a_correction_begins_as_nothing_and_learns() -> None:
+    torch.manual_seed(0)
+    net = KBStyle(KBStyleConfig(widths=(3, 4, 5), fine_blocks=1, deep_blocks=0, style_blocks=1, correction=6))
+    style, content = torch.rand(2, 3, 16, 24), torch.rand(2, 3, 16, 16)
+    assert net.correction is not None
+    code = StyleCode(*map(moments, net.style_encoder(style)))
+    for level, wanted in zip(net.encode_style(style), code, strict=True):
+        torch.testing.assert_close(level, wanted, rtol=0, atol=0)
+    net(content, style).square().sum().backward()
+    assert net.correction.last.weight.grad is not None
+    assert net.correction.last.weight.grad.any()
+    assert net.correction.last.bias.grad is not None
+    assert net.correction.last.bias.grad.any()
+
+
+def test_a_settled_correction_is_in_the_codes_units() -> None:
+    """What is put in has mean 0 and deviation 1, and adding one adds a deviation."""
+    torch.manual_seed(0)
+    correction = Correction((1, 2, 1), 3)
+    codes = 100 + torch.tensor([1.0, 10.0] * 4) * torch.randn(500, 8)
+    correction.settle(codes)
+    seen: list[Tensor] = []
+    correction.first.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    torch.nn.init.ones_(correction.last.bias)
+    parts = [part[..., None, None] for part in codes.split([1, 1, 2, 2, 1, 1], 1)]
+    found = flat(correction(StyleCode(*(Moments(*parts[k : k + 2]) for k in (0, 2, 4)))))
+    torch.testing.assert_close(seen[0].mean(0), torch.zeros(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(seen[0].std(0, correction=0), torch.ones(8), atol=2e-3, rtol=0)
+    torch.testing.assert_close(found - codes, codes.std(0, correction=0).expand(500, 8) + 1e-3, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])

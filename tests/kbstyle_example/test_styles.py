@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kbstyle_example.moments import Moments
-from kbstyle_example.networks import StyleCode
+from kbstyle_example.moments import Moments, StyleCode
 from kbstyle_example.options import checked_weights
 from kbstyle_example.strips import resized
 from kbstyle_example.styles import layers, mask_pixels, mixed

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kbstyle_example.moments import EPSILON, Moments, Statistics
-from kbstyle_example.networks import KBStyle, KBStyleConfig, StyleCode
+from kbstyle_example.moments import EPSILON, Moments, Statistics, StyleCode
+from kbstyle_example.networks import KBStyle, KBStyleConfig
 from kbstyle_example.tiles import render_tiles, tiles
 from kbstyle_example.weights_file import load_weights
 from skd.errors import ArgumentError

@@ -86,7 +86,7 @@ def test_the_file_says_all_and_its_size(network: KBStyle, path: Path) -> None:
 def test_metadata(network: KBStyle, path: Path) -> None:
     assert about(path)["trained"] == "3 steps"
     assert json.loads(about(path)["kbstyle"]) == {
-        "widths": [3, 4, 5], "fine_blocks": 1, "deep_blocks": 1, "style_blocks": 0,
+        "widths": [3, 4, 5], "fine_blocks": 1, "deep_blocks": 1, "style_blocks": 0, "correction": 0,
     }  # fmt: skip
     save_weights(network, path, about={"kbstyle": "nonsense", "über": "ja\n“so”"})
     assert load_weights(path).config == TINY
@@ -333,7 +333,7 @@ def _list(_: Any, metadata: dict[str, str]) -> None:
         _without, _more, _other_shape, _nan, _integers, _no_json, _list,
         _config(widths=[3, 4, 6]), _config(widths=[3, 4]), _config(widths=[0, 4, 5]), _config(widths="wide"),
         _config(widths=[10**9, 10**9, 10**9]), _config(deep_blocks=2), _config(deep_blocks=10**12),
-        _config(style_blocks="1"), _config(unknown=1),
+        _config(style_blocks="1"), _config(unknown=1), _config(correction=3), _config(correction=10**12),
     ],
 )  # fmt: skip
 def test_tampered_files(path: Path, change: Any) -> None:

@@ -63,7 +63,7 @@ def test_the_facts_of_the_file(weights: Path) -> None:
     parameters = sum(p.numel() for p in KBStyle(SMALL).parameters())
     for fact in (
         "# small\n",
-        "| network | widths 4-6-8, fine_blocks 1, deep_blocks 1, style_blocks 1 |",
+        "| network | widths 4-6-8, fine_blocks 1, deep_blocks 1, style_blocks 1, correction 0 |",
         f"| parameters | {parameters:,} |",
         f"| file | {weights.stat().st_size:,} bytes |",
         f"| sha256 | `{hashlib.sha256(weights.read_bytes()).hexdigest()}` |",
