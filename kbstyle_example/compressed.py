@@ -106,7 +106,7 @@ def with_blocks_of(network: KBStyle, config: KBStyleConfig) -> KBStyle:
     >>> from kbstyle_example.beginning import scratch
     >>> network = scratch(KBStyleConfig((4, 5, 6), deep_blocks=3), seed=1)
     >>> with_blocks_of(network, KBStyleConfig((2, 2, 2), deep_blocks=1)).config
-    KBStyleConfig(widths=(4, 5, 6), fine_blocks=2, deep_blocks=1, style_blocks=2)
+    KBStyleConfig(widths=(4, 5, 6), fine_blocks=2, deep_blocks=1, style_blocks=2, correction=0)
     """
     source = network.state_dict()
     with torch.random.fork_rng([]):

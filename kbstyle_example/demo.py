@@ -236,6 +236,7 @@ def compare(teacher: KBStyle, before: KBStyle, after: KBStyle) -> tuple[list[lis
 
     Examples
     --------
+    >>> from kbstyle_example.beginning import scratch
     >>> net = scratch(STUDENT, seed=0)
     >>> rows, errors = compare(net, net, net)
     >>> len(rows), len(rows[0]), errors

@@ -74,7 +74,7 @@ def encoded(network: KBStyle, *, about: Mapping[str, str] | None = None, dtype: 
     --------
     >>> from kbstyle_example.networks import STUDENT
     >>> [-(-len(encoded(KBStyle(STUDENT), dtype=dtype)) // 1024) for dtype in ("float32", "float16", "int8")]
-    [199, 103, 54]
+    [199, 103, 53]
     """
     if dtype not in get_args(Stored):
         raise ArgumentError("how to store weights", got=dtype, expected=" or ".join(get_args(Stored)))
