@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kbstyle_example.compressed import compressed
 from kbstyle_example.data import list_pictures
-from kbstyle_example.distill import OUTPUT_WEIGHT, distill
+from kbstyle_example.distill import OUTPUT_WEIGHT, STARTED, distill
 from kbstyle_example.files import writable_folder
 from kbstyle_example.images import grid, load_image, save_image
 from kbstyle_example.networks import STUDENT, KBStyle
@@ -30,8 +30,6 @@ SHOWN = (
     ("eilean_donan", "cafe_terrace_at_night"),
     ("astronaut", "portrait_of_pere_tanguy"),
 )
-# What SKD's features count: after a start that knows the teacher, more of them pulls away from the picture.
-FEATURES = 0.1
 HEIGHT = 288  # pixels of a picture in the sheet
 STYLE_SIDE = 384  # longest side of its paintings, before they are scaled to the sheet
 FILES = {
@@ -131,8 +129,8 @@ def run_demo(
     )
     say(
         "Loss: structure and statistics of encoders and decoder at 1/2, 1/4 and 1/8 of the size, "
-        f"{FEATURES:g} each and fading over the first half, and the output's, {OUTPUT_WEIGHT:g}, all relative to the "
-        "teacher's own energy; the bar shows the four largest."
+        f"{STARTED['structure']:g} each, and the output's, {OUTPUT_WEIGHT:g}, all relative to the teacher's own "
+        "energy; the bar shows the four largest."
     )
     # All of it is made here, so that a demo that is stopped leaves the one before it whole.
     with tempfile.TemporaryDirectory(dir=out, prefix=".demo-") as folder:
@@ -146,11 +144,7 @@ def run_demo(
             batch_size=batch_size,
             crop=crop,
             start=before,
-            basis="learned",
-            fit_adapters=True,
-            structure=FEATURES,
-            statistics=FEATURES,
-            fade=0.5,
+            **STARTED,
         )
         outcome = _write(run, network, before, done, seed, started)
         for kind, path in outcome.files.items():

@@ -26,6 +26,8 @@ from skd.errors import ArgumentError
 OUTPUT_WEIGHT = 20.0
 # With a perceptual network: what of the output isn't a matter of single pixels.
 FEATURE_WEIGHT, STYLE_WEIGHT = 5.0, 5.0
+# Of SKD after a start that knows the teacher: more of its features pulls away from the picture (docs: benchmark).
+STARTED: dict[str, Any] = {"basis": "learned", "fit_adapters": True, "structure": 0.1, "statistics": 0.1}
 CALIBRATION_BATCHES = 16
 RECIPE = skd.Recipe(steps=20_000, channels_last=True)
 

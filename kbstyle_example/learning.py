@@ -1,7 +1,7 @@
 """A student that learns one painting by heart: some minutes of training, and a file of the same size.
 
 The bundled student paints any style, and each by what two small encoders say of it. For one painting its other layers
-can do better: after 300 steps the style's distance is about half (docs: KBStyle, what was tried).
+can do better (docs: KBStyle, one painting by heart).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import skd
-from kbstyle_example.beginning import Start, first_weights
+from kbstyle_example.beginning import Start
 from kbstyle_example.data import StylePairs, list_pictures
 from kbstyle_example.distances import moment_distance, weighted
-from kbstyle_example.distill import distill
+from kbstyle_example.distill import STARTED, distill
 from kbstyle_example.files import writable_folder
 from kbstyle_example.moments import Moments, moments
 from kbstyle_example.networks import KBStyle, padded
 from kbstyle_example.options import SMALLEST_SIDE
 from kbstyle_example.perceptual import Perceptual
 from kbstyle_example.weights_file import load_weights, save_weights
+from skd.errors import FileError
 
 SAMPLES = Path(__file__).parent / "samples" / "content"
 RECIPE = skd.Recipe(steps=300, warmup=20, channels_last=True, log_every=20)
 FEATURE_WEIGHT, STYLE_WEIGHT, LUMINANCE_WEIGHT = 4.0, 16.0, 0.8
-FEATURES = 0.1  # what SKD's own count, see `demo`
 MEASURED = 16  # pairs of crops, for calibration and for the figures
 
 
@@ -145,10 +145,11 @@ def learn(
     True
     """
     path = Path(out)
+    if path.is_dir():  # better met now than after the training
+        raise FileError("the weights can't be written", got=f"{path}, a folder", remedy="name a file in it")
+    before, master = (each if isinstance(each, KBStyle) else load_weights(each) for each in (start, teacher))
     folder = writable_folder(path.parent)
-    master = teacher if isinstance(teacher, KBStyle) else load_weights(teacher)
     photographs = list_pictures(SAMPLES) if contents is None else list(contents)
-    before, _ = first_weights((start if isinstance(start, KBStyle) else load_weights(start)).config, seed, start)
     shown = StylePairs(photographs, [Path(painting)], crop=crop, length=MEASURED, seed=seed + 1)
     pairs = [tuple(batch) for batch in DataLoader(shown, batch_size=1)]
     eyes = perceptual or Encoders(master, torch.cat([part for pair in pairs for part in pair]))
@@ -172,11 +173,8 @@ def learn(
             feature_weights=weights,
             style_weights=weights,
             covariance_weights={},
-            basis="learned",
-            fit_adapters=True,
-            structure=FEATURES,
-            statistics=FEATURES,
             fade=0.5,
+            **STARTED,
         )
     facts = {"learned": f"{Path(painting).name}, {done.run.steps} steps, seed {seed}"}
     size = save_weights(done.student, path, about=facts)
@@ -186,7 +184,7 @@ def learn(
 
 @torch.no_grad()
 def _distance(network: KBStyle, eyes: Perceptual, pairs: Sequence[Sequence[Tensor]]) -> float:
-    network, weights = copy.deepcopy(network).eval(), dict.fromkeys(eyes.layers, 1 / len(eyes.layers))
+    weights = dict.fromkeys(eyes.layers, 1 / len(eyes.layers))
     found = []
     for content, style in pairs:
         painted = eyes(network(content, style).clamp(0, 1))

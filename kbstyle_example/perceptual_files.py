@@ -99,7 +99,7 @@ def load_perceptual(path: str | os.PathLike[str], *, sha256: str | None = None) 
     if sha256 is not None and len(sha256) < 8:
         raise ArgumentError("a digest too short to tell files apart", got=repr(sha256), expected="8 characters and up")
     if not path.is_file():
-        raise FileError("no perceptual network there", got=str(path), remedy="docs: training says where to get one")
+        raise FileError("no perceptual network there", got=str(path), remedy="docs: KBStyle says where to get one")
     found = digest(path)
     if sha256 is not None and not found.startswith(sha256.lower()):
         raise FileError("another perceptual network than the one asked for", got=f"{path}: {found}", expected=sha256)

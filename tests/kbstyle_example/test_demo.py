@@ -17,6 +17,7 @@ from kbstyle_example import STUDENT, KBStyle, KBStyleConfig, demo
 from kbstyle_example.beginning import scratch
 from kbstyle_example.compressed import compressed
 from kbstyle_example.demo import FILES, SAMPLES, SHOWN, STYLE_SIDE, compare, loss_curve, run_demo
+from kbstyle_example.distill import STARTED
 from kbstyle_example.images import load_image
 from kbstyle_example.painting import render, style_tensor
 from kbstyle_example.weights_file import BUDGET, about, encoded, load_weights, save_weights
@@ -141,6 +142,7 @@ def test_plan_and_seed_reach_the_training(done: Done, teacher: KBStyle) -> None:
     seen = done[2]
     assert (seen["recipe"].steps, seen["recipe"].seconds, seen["recipe"].seed) == (2, 60, 3)
     assert (seen["crop"], seen["batch_size"], seen["teacher"]) == (32, 2, teacher)
+    assert STARTED.items() <= seen.items()
     assert seen["out"].parent == done[0].files["log"].parent
     assert not seen["out"].exists()
 

@@ -150,6 +150,8 @@ def test_mistakes_leave_nothing(teacher: KBStyle, pictures: list[Path], tmp_path
         learn(tmp_path / "broken.png", tmp_path / "out.safetensors", **options)  # type: ignore[arg-type]
     with pytest.raises(FileError, match="the output folder can't be made"):
         learn(pictures[2], tmp_path / "file" / "out.safetensors", **options)  # type: ignore[arg-type]
+    with pytest.raises(FileError, match=r"the weights can't be written; got .*, a folder"):  # before the training
+        learn(tmp_path / "not there", tmp_path, **options)  # type: ignore[arg-type]
     with pytest.raises(FileError, match="no such weights; got kbstile"):
         learn(pictures[2], tmp_path / "out.safetensors", start="kbstile")
     assert {path.name for path in tmp_path.iterdir()} == {"broken.png", "file"}
