@@ -252,7 +252,7 @@ def _perceptual(options: argparse.Namespace) -> Any:
 
     if options.perceptual is None:
         return None
-    network = load_perceptual(options.perceptual)
+    network = load_perceptual(options.perceptual, lifted=options.perceptual_lifted)
     if options.perceptual_precision == "bfloat16":
         network.bfloat16().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

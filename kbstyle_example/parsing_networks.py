@@ -24,7 +24,7 @@ def distill(command: Parser) -> None:
     command.add_argument(
         "--perceptual", type=Path, help="weights file of a perceptual network to compare outputs under (none)"
     )
-    _perceptual_precision(command)
+    _perceptual_options(command)
     _losses(command, function)
     command.add_argument(
         "--basis", help="where channels are compared: one of SKD's bases, or learned (as the pairs' widths say)"
@@ -44,7 +44,7 @@ def train(command: Parser) -> None:
 
     _training(command, function)
     command.add_argument("--perceptual", type=Path, required=True, help="weights file of a perceptual network")
-    _perceptual_precision(command)
+    _perceptual_options(command)
     _guide(command)
     _losses(command, StyleTask)
     add(command, "--pixel-weight", StyleTask, "of the difference from what is imitated, pixel by pixel")
@@ -61,7 +61,7 @@ def learn(command: Parser) -> None:
     command.add_argument(
         "--perceptual", type=Path, help="weights file of a perceptual network (the teacher's encoders, which see less)"
     )
-    _perceptual_precision(command)
+    _perceptual_options(command)
     command.add_argument(
         "--start", default=default_of(function, "start"), help="bundled name or file of weights (%(default)s)"
     )
@@ -144,12 +144,15 @@ def _guide(command: Parser) -> None:
     command.add_argument("--peers", type=Path, help="folder with the published weights of other networks")
 
 
-def _perceptual_precision(command: Parser) -> None:
+def _perceptual_options(command: Parser) -> None:
     command.add_argument(
         "--perceptual-precision",
         choices=("float32", "bfloat16"),
         default="float32",
         help="what it computes in; bfloat16 takes less time where the processor multiplies in it (%(default)s)",
+    )
+    command.add_argument(
+        "--perceptual-lifted", action="store_true", help="its features in VGG-19's widths: Collaborative Distillation's"
     )
 
 

@@ -39,6 +39,8 @@ class Perceptual(nn.Module):
         Pixels below which a picture leaves no position at the deepest layer.
     sha256 : str
         The digest of the file it came from ("" when it wasn't loaded).
+    variant : str
+        What tells it from another network of the same file.
 
     Examples
     --------
@@ -69,6 +71,7 @@ class Perceptual(nn.Module):
     content_layer: str
     smallest_side: int = 1
     sha256: str = ""
+    variant: str = ""
     frozen: bool = False
 
     def freeze(self) -> Self:
@@ -117,6 +120,9 @@ class VGG(Perceptual):
     border : {"zeros", "reflect"}
         Padding of the 3×3 convolutions.
     content_layer : str
+    lifts : tuple of int
+        Channels that each stage's feature is brought to by a 1×1 convolution and ReLU; none are the features as they
+        are. A distilled network learned with such layers to see what its teacher sees.
 
     Examples
     --------
@@ -133,9 +139,11 @@ class VGG(Perceptual):
         stages: tuple[tuple[int, str], ...] = VGG19_STAGES,
         border: Literal["zeros", "reflect"] = "zeros",
         content_layer: str = "relu4_1",
+        lifts: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.name, self.content_layer, self.stages = name, content_layer, stages
+        self.variant = "lifted" if lifts else ""
         self.layers = tuple(f"relu{number}_1" for _, number in stages)
         # Each pooling halves; a reflected border needs a second position to show.
         self.smallest_side = 2 ** (len(stages) - 1) * (2 if border == "reflect" else 1)
@@ -146,6 +154,8 @@ class VGG(Perceptual):
                 conv = nn.Conv2d(inputs, width, 3, padding=1, padding_mode=border)
                 self.add_module(f"conv{number}_{index}", conv)
                 inputs = width
+        for width, lift, (_, number) in zip(widths, lifts, stages, strict=True) if lifts else ():
+            self.add_module(f"lift{number}", nn.Conv2d(width, lift, 1))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) RGB in 0..1 → features by name, relu1_1 first, in the weights' precision."""
@@ -157,7 +167,8 @@ class VGG(Perceptual):
             for index in range(1, count + 1):
                 x = F.relu(self.get_submodule(f"conv{number}_{index}")(x))
                 if index == 1:
-                    features[f"relu{number}_1"] = x
+                    lift = getattr(self, f"lift{number}", None)
+                    features[f"relu{number}_1"] = x if lift is None else F.relu(lift(x))
         return features
 
     def normalise_inputs(
@@ -220,7 +231,7 @@ class Fire(nn.Module):
 
 
 def identity_of(network: Perceptual) -> str:
-    """The digest of the network's file, and its precision where that isn't float32: what tells one run from another.
+    """What tells one run from another: the digest of the network's file, its variant, its precision unless float32.
 
     Examples
     --------
@@ -230,7 +241,8 @@ def identity_of(network: Perceptual) -> str:
     ('9417c34d', '9417c34d bfloat16')
     """
     precision = next((value.dtype for value in network.parameters()), torch.float32)
-    return network.sha256 if precision == torch.float32 else f"{network.sha256} {precision}".replace("torch.", "")
+    shown = "" if precision == torch.float32 else str(precision).removeprefix("torch.")
+    return " ".join(filter(None, (network.sha256, network.variant, shown)))
 
 
 def layer_weights(network: Perceptual, weights: Mapping[str, float]) -> dict[str, float]:

@@ -23,14 +23,31 @@ HED_MEAN = (104.007, 116.669, 122.679)  # blue, green, red in 0..255
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 VGG19_SHA256 = "dcbb9e9d"  # the beginning, as its name says
 CHUNK = 1 << 20  # bytes
+# Of the distilled VGG-19: conv0, conv34, and conv31_aux, which it was distilled with to VGG-19's own widths.
+DISTILLED_NAMES = (
+    (r"^conv0\.", "input."),
+    (r"^conv(\d)1_aux\.", r"lift\1."),
+    (r"^conv(\d)(\d)\.", r"conv\1_\2."),
+)
 
 
-def _distilled_vgg19(state: dict[str, Tensor]) -> VGG:
-    net = VGG("vgg19_distilled_16x", (16, 32, 64, 128, 128), border="reflect")
-    # conv34 → conv3_4, conv0 → input; the auxiliary layers lift features to VGG-19's widths, for its own training.
-    kept = {name: value for name, value in state.items() if "_aux." not in name}
-    names = {name: re.sub(r"^conv(\d)(\d)\.", r"conv\1_\2.", name.replace("conv0.", "input.")) for name in kept}
-    net.load_state_dict({names[name]: value for name, value in kept.items()})
+def _distilled_vgg19(state: dict[str, Tensor], *, lifted: bool = False) -> VGG:
+    depth = sum(f"conv{stage}1.weight" in state for _, stage in VGG19_STAGES)  # the files of five depths
+    stages = (*VGG19_STAGES[: depth - 1], (1, str(depth)))
+    widths = tuple(len(state[f"conv{stage}1.weight"]) for _, stage in stages)
+    lifts = tuple(len(state[f"conv{stage}1_aux.weight"]) for _, stage in stages) if lifted else ()
+    net = VGG(
+        "vgg19_distilled_16x" if depth == len(VGG19_STAGES) else f"vgg19_distilled_16x_to_relu{depth}_1",
+        widths,
+        stages=stages,
+        border="reflect",
+        content_layer=f"relu{min(depth, 4)}_1",
+        lifts=lifts,
+    )
+    kept = {name: value for name, value in state.items() if lifted or "_aux." not in name}
+    for pattern, name in DISTILLED_NAMES:
+        kept = {re.sub(pattern, name, key): value for key, value in kept.items()}
+    net.load_state_dict(kept)
     return net
 
 
@@ -68,23 +85,25 @@ _KINDS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Perceptual]]] = {
 }
 
 
-def load_perceptual(path: str | os.PathLike[str], *, sha256: str | None = None) -> Perceptual:
-    """Load a perceptual network from a weights file, whichever of the four it holds; it comes frozen.
+def load_perceptual(path: str | os.PathLike[str], *, sha256: str | None = None, lifted: bool = False) -> Perceptual:
+    """Load a perceptual network from a weights file, whichever of the four kinds it holds; it comes frozen.
 
     Parameters
     ----------
     path : path
-        `vgg19-dcbb9e9d.pth` of torchvision (see `download_vgg19`), `5SE.pth` of Collaborative Distillation (Wang et
-        al. 2020), SqueezeNet 1.1 or VGG-16 (edges), all as state dicts.
+        `vgg19-dcbb9e9d.pth` of torchvision (see `download_vgg19`), `1SE.pth` to `5SE.pth` of Collaborative Distillation
+        (Wang et al. 2020), SqueezeNet 1.1 or VGG-16 (edges), all as state dicts.
     sha256 : str, optional
         Digest (or its beginning, 8 characters and up) that the file must have.
+    lifted : bool
+        Of Collaborative Distillation's: the features in VGG-19's own widths, through the layers it was distilled with.
 
     Raises
     ------
     FileError
-        The file is missing, isn't a weights file, has another digest, or holds none of the four networks.
+        The file is missing, isn't a weights file, has another digest, or holds none of the four.
     ArgumentError
-        The digest asked for is too short.
+        The digest asked for is too short; a network without layers to lift its features.
 
     Examples
     --------
@@ -113,9 +132,12 @@ def load_perceptual(path: str | os.PathLike[str], *, sha256: str | None = None) 
         raise FileError("not a file of weights", got=str(path), expected="tensors by name")
     for kind, (key, build) in _KINDS.items():
         if key in state:
+            if lifted and build is not _distilled_vgg19:
+                expected = "one of Collaborative Distillation's, 1SE.pth to 5SE.pth"
+                raise ArgumentError("no layers to lift features with", got=f"{kind} in {path}", expected=expected)
             try:
-                net = build(state)
-            except (RuntimeError, KeyError) as error:
+                net = _distilled_vgg19(state, lifted=True) if lifted else build(state)
+            except (RuntimeError, KeyError, TypeError) as error:
                 raise FileError(f"weights that don't fit {kind}", got=f"{path}: {error}") from None
             net.sha256 = found
             return net.freeze()

@@ -31,7 +31,7 @@ from kbstyle_example.losses import StyleTask
 from kbstyle_example.painting import stylize
 from kbstyle_example.parsing import parser
 from kbstyle_example.peers import System
-from kbstyle_example.perceptual import VGG
+from kbstyle_example.perceptual import VGG, identity_of
 from kbstyle_example.reproduction import Options
 from kbstyle_example.train import train
 from kbstyle_example.weights_file import load_weights, save_weights
@@ -200,15 +200,15 @@ def test_distill(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_train(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = []
 
-    def load(path: Path) -> VGG:
-        seen.append(path)
+    def load(path: Path, *, lifted: bool) -> VGG:
+        seen.append((path, lifted))
         return tiny_vgg()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kbstyle_example.perceptual_files.load_perceptual", load)
         arguments = [*DISTILL[1:], *SHORT, "--perceptual", "vgg.pth", "--style-weight", "2"]
         assert main(["train", *arguments]) == 0
-    assert seen == [Path("vgg.pth")]
+    assert seen == [(Path("vgg.pth"), False)]
     out, _ = capsys.readouterr()
     path = inputs / "run" / "teacher.safetensors"
     assert f"{path.stat().st_size:,} bytes" in out
@@ -225,12 +225,12 @@ def test_info(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "trained 3 steps" in out
 
 
-def tiny_vgg(_: object = None) -> VGG:
+def tiny_vgg(_: object = None, *, lifted: bool = False) -> VGG:
     """A stand-in for VGG-19, which is too large to be made here."""
     with torch.random.fork_rng([]):
         torch.manual_seed(2)
         perceptual = VGG("fake", (4, 4, 6, 8, 8), stages=tuple((1, str(i)) for i in range(1, 6)))
-    perceptual.sha256 = "abc"
+    perceptual.sha256, perceptual.variant = "abc", "lifted" if lifted else ""
     return perceptual.freeze()
 
 
@@ -314,7 +314,15 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
         wanted |= {"pixel_weight": 4.5, "content_weight": 0.25}
     else:
         wanted |= {"basis": "learned", "structure": 0.5, "statistics": 0.25}
-    arguments = [command, *DISTILL[1:], "--perceptual", "x", "--perceptual-precision", "bfloat16"]
+    arguments = [
+        command,
+        *DISTILL[1:],
+        "--perceptual",
+        "x",
+        "--perceptual-precision",
+        "bfloat16",
+        "--perceptual-lifted",
+    ]
     for option, value in wanted.items():
         values = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else [str(value)]
         arguments += [f"--{option.replace('_', '-')}", *values]
@@ -322,7 +330,7 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
         arguments += ["--imitate", "microast", "--peers", "folder"]
     assert main(arguments) == 130
     assert {name: called[name] for name in wanted} == wanted
-    assert (called["perceptual"].name, next(called["perceptual"].parameters()).dtype) == ("fake", torch.bfloat16)
+    assert identity_of(called["perceptual"]) == "abc lifted bfloat16"
     assert command == "distill" or called["guide"] is guide
     assert asked == ([] if command == "distill" else [("microast", Path("folder"))])
 
@@ -540,7 +548,7 @@ def test_folders_without_a_usable_picture(
     inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     tiny = VGG("fake", (2,), stages=((1, "1"),))
-    monkeypatch.setattr("kbstyle_example.perceptual_files.load_perceptual", lambda _: tiny)
+    monkeypatch.setattr("kbstyle_example.perceptual_files.load_perceptual", lambda _, lifted=False: tiny)
     arguments = [command, *replaced(DISTILL, "--content", "broken")[1:]]
     assert main([*arguments, "--perceptual", "x"] if command == "train" else arguments) == 2
     err = capsys.readouterr().err

@@ -211,6 +211,47 @@ def test_features_of_each_file_by_hand(name: str, files: dict[str, Path]) -> Non
     compare(net, by_hand(read(files[name]), image), image)
 
 
+@pytest.mark.parametrize("depth", range(1, 6))
+def test_distilled_networks_of_every_depth_lifted(depth: int, files: dict[str, Path], tmp_path: Path) -> None:
+    kept = [(stage, index) for stage, index, *_ in vgg_layers(VGG19_COUNTS, (1,) * 5) if (stage, index) <= (depth, 1)]
+    names = [
+        "conv0",
+        *(f"conv{stage}{index}" for stage, index in kept),
+        *(f"conv{s}1_aux" for s in range(1, depth + 1)),
+    ]
+    whole = read(files["vgg19_distilled_16x"])
+    path = tmp_path / f"{depth}SE.pth"
+    torch.save({"model": {key: value for key, value in whole.items() if key.rpartition(".")[0] in names}}, path)
+    image, layers = torch.rand(2, 3, 35, 46), [f"relu{stage}_1" for stage in range(1, depth + 1)]
+    plain = {layer: feature for layer, feature in distilled_by_hand(whole, image).items() if layer in layers}
+    lifted = {
+        layer: torch.einsum("oi,bihw->bohw", whole[f"conv{layer[4]}1_aux.weight"][..., 0, 0], feature)
+        .add(whole[f"conv{layer[4]}1_aux.bias"][:, None, None])
+        .clamp_min(0)
+        for layer, feature in plain.items()
+    }
+    name = "vgg19_distilled_16x" + (f"_to_relu{depth}_1" if depth < 5 else "")
+    for net, expected in ((load_perceptual(path), plain), (load_perceptual(path, lifted=True), lifted)):
+        assert (net.name, net.content_layer) == (name, f"relu{min(depth, 4)}_1")
+        compare(net, expected, image)
+    assert [feature.shape[1] for feature in lifted.values()] == [64, 128, 256, 512, 512][:depth]
+
+
+def test_what_tells_a_lifted_network_from_the_same_file_as_it_is(files: dict[str, Path]) -> None:
+    plain, lifted = (load_perceptual(files["vgg19_distilled_16x"], lifted=each) for each in (False, True))
+    assert identity_of(plain) == plain.sha256
+    assert identity_of(lifted) == f"{plain.sha256} lifted"
+    assert identity_of(lifted.bfloat16()) == f"{plain.sha256} lifted bfloat16"
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "vgg19_distilled_16x"])
+def test_other_networks_cant_be_lifted(name: str, files: dict[str, Path]) -> None:
+    with pytest.raises(
+        ArgumentError, match=rf"no layers to lift features with; got .* in .*{name}\.pth; expected one of"
+    ):
+        load_perceptual(files[name], lifted=True)
+
+
 def test_the_edge_networks_mean_is_its_own(files: dict[str, Path]) -> None:
     # 0.007 of 255 from the other Caffe mean: too little to show in the features.
     image = torch.rand(1, 3, 4, 5)
