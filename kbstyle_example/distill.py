@@ -50,6 +50,7 @@ def distill(
     feature_weight: float = FEATURE_WEIGHT,
     style_weight: float = STYLE_WEIGHT,
     luminance_weight: float = 0.0,
+    similarity_weight: float = 0.0,
     feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
     style_weights: Mapping[str, float] = STYLE_WEIGHTS,
     covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
@@ -94,6 +95,8 @@ def distill(
         Of these two comparisons.
     luminance_weight : float
         Of the grey pictures' part in the comparison of styles, beside 1 for the coloured ones'.
+    similarity_weight : float
+        Of 1 − SSIM with the photographs there: what holds the shapes against the style.
     feature_weights, style_weights, covariance_weights : mapping of str to float
         Of the perceptual network's layers in them, see `kbstyle_example.losses`.
     validation : (sequence of Path, sequence of Path), optional
@@ -162,6 +165,7 @@ def distill(
             feature_weight=feature_weight,
             style_weight=style_weight,
             luminance_weight=luminance_weight,
+            similarity_weight=similarity_weight,
             feature_weights=feature_weights,
             style_weights=style_weights,
             covariance_weights=covariance_weights,

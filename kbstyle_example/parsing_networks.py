@@ -160,6 +160,7 @@ def _losses(command: Parser, function: Callable[..., Any]) -> None:
     """What losses under a perceptual network weigh, in all and layer by layer."""
     add(command, "--style-weight", function, "of the style's loss")
     add(command, "--luminance-weight", function, "of the style's loss of pictures in grey")
+    add(command, "--similarity-weight", function, "of 1 − SSIM with the photograph: shapes that are kept")
     add(command, "--feature-weight", function, "of the difference from what is imitated, feature by feature")
     for name, what in (
         ("style", "means and deviations"),

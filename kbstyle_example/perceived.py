@@ -11,6 +11,7 @@ from torch import Tensor
 from kbstyle_example.distances import covariance_distance, feature_distance, moment_distance, weighted
 from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, Watching, luminance_distance
 from kbstyle_example.perceptual import Perceptual, identity_of, layer_weights
+from kbstyle_example.similarity import ssim
 from skd.methods import Transfer
 
 
@@ -27,8 +28,9 @@ class Perceived(Watching):
         It is frozen here.
     feature_weight, style_weight : float
         Of the distance, and of the task's loss; at 0 there is none.
-    luminance_weight : float
-        Of the grey pictures' part in the task's loss, beside 1 for the coloured ones'.
+    luminance_weight, similarity_weight : float
+        Of the grey pictures' part in the task's loss, and of 1 − SSIM with the photographs, beside 1 for the coloured
+        ones'.
     style_weights, covariance_weights, feature_weights : mapping of str to float
         w_l, k_l and f_l of `kbstyle_example.losses`.
 
@@ -57,6 +59,7 @@ class Perceived(Watching):
         feature_weight: float = 1.0,
         style_weight: float = 1.0,
         luminance_weight: float = 0.0,
+        similarity_weight: float = 0.0,
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
         covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
         feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
@@ -65,9 +68,10 @@ class Perceived(Watching):
         self.style_weights = layer_weights(perceptual, style_weights)
         self.covariance_weights = layer_weights(perceptual, covariance_weights)
         self.feature_weights = layer_weights(perceptual, feature_weights)
-        for weight in (feature_weight, style_weight, luminance_weight):
+        for weight in (feature_weight, style_weight, luminance_weight, similarity_weight):
             layer_weights(perceptual, {perceptual.content_layer: weight})
         self.feature_weight, self.style_weight, self.luminance_weight = feature_weight, style_weight, luminance_weight
+        self.similarity_weight = similarity_weight
         self._seen: tuple[Tensor, dict[str, Tensor]] | None = None
 
     def transfers(self) -> list[Transfer]:
@@ -93,6 +97,8 @@ class Perceived(Watching):
         if self.luminance_weight:
             grey = luminance_distance(self.perceptual, output, batch[1], self.style_weights)
             total = total + self.luminance_weight * grey
+        if self.similarity_weight:
+            total = total + self.similarity_weight * (1 - ssim(output, batch[0])).to(total)
         return total
 
     def extra_repr(self) -> str:
@@ -103,4 +109,6 @@ class Perceived(Watching):
         weights: list[Any] = [self.feature_weights, self.style_weights, self.covariance_weights]
         if self.luminance_weight:  # runs from before there was one go on
             weights.append(self.luminance_weight)
+        if self.similarity_weight:
+            weights.append(f"similarity {self.similarity_weight}")
         return " ".join(map(str, (self.perceptual.name, identity_of(self.perceptual), *weights)))

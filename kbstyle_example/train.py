@@ -113,6 +113,8 @@ def train(
     weights: list[Any] = [task.content_weight, task.style_weight, task.style_weights, task.covariance_weights]
     if task.luminance_weight:
         weights.append(task.luminance_weight)
+    if task.similarity_weight:
+        weights.append(f"similarity {task.similarity_weight}")
     if guide is not None:
         weights += [task.pixel_weight, task.feature_weight, task.feature_weights]
     run = skd.fit(

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kbstyle_example import losses
-from kbstyle_example.luminance import luminance, matched_luminance
+from kbstyle_example.luminance import matched_luminance
 from kbstyle_example.perceptual import Perceptual
-from skd.errors import ShapeError
+from kbstyle_example.similarity import ssim
 
-WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # Wang et al. 2004, section III.C
 # What is better: a smaller distance, a greater similarity.
 HIGHER_IS_BETTER = {"style": False, "luminance_style": False, "content": False, "ssim": True}
 
@@ -115,51 +113,6 @@ def content_distance(perceptual: Perceptual, result: Tensor, content: Tensor) ->
     """
     layer = perceptual.content_layer
     return losses.content_distance(perceptual(result)[layer], perceptual(content)[layer])
-
-
-def ssim(result: Tensor, content: Tensor) -> Tensor:
-    """Structural similarity of the luminance: how well shapes are kept.
-
-    Wang, Bovik, Sheikh & Simoncelli 2004, eq. 13: a Gaussian window of 11×11 and σ = 1.5, K₁ = 0.01, K₂ = 0.03, a range
-    of 1, where the window lies within the picture; the mean of the map. The picture isn't scaled down first.
-
-    Parameters
-    ----------
-    result, content : Tensor
-        (B, 3, H, W) in 0..1, the same shape, at least 11 pixels a side.
-
-    Returns
-    -------
-    Tensor
-        A scalar, at most 1.
-
-    Raises
-    ------
-    ShapeError
-        They differ in shape, or are smaller than the window.
-
-    Examples
-    --------
-    >>> picture = torch.rand(1, 3, 16, 20)
-    >>> round(ssim(picture, picture).item(), 4), ssim(1 - picture, picture).item() < 0
-    (1.0, True)
-    """
-    if result.shape != content.shape:
-        raise ShapeError("pictures to compare", got=tuple(result.shape), expected=tuple(content.shape))
-    x, y = luminance(result.double()), luminance(content.double())  # E[x²] − E[x]² loses digits in float32
-    if min(x.shape[-2:]) < WINDOW:
-        raise ShapeError("a picture smaller than the window", got=tuple(result.shape), expected=f"{WINDOW} a side")
-    steps = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
-    gauss = torch.exp(-steps.square() / (2 * SIGMA**2))
-    gauss = gauss / gauss.sum()
-    maps = torch.cat([x, y, x * x, y * y, x * y], dim=1)
-    rows = gauss.view(1, 1, 1, WINDOW).expand(5, 1, 1, WINDOW)
-    maps = F.conv2d(F.conv2d(maps, rows, groups=5), rows.mT, groups=5)
-    mean_x, mean_y, xx, yy, xy = maps.unbind(1)
-    c1, c2 = K1**2, K2**2
-    luminances = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
-    structures = (2 * (xy - mean_x * mean_y) + c2) / (xx - mean_x.square() + yy - mean_y.square() + c2)
-    return (luminances * structures).mean()
 
 
 class Judge:

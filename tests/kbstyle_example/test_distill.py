@@ -21,6 +21,7 @@ from kbstyle_example.losses import luminance_distance
 from kbstyle_example.networks import even_phases
 from kbstyle_example.perceived import Perceived
 from kbstyle_example.perceptual import VGG
+from kbstyle_example.similarity import ssim
 from kbstyle_example.validation import differences
 from kbstyle_example.weights_file import about, load_weights
 from skd.errors import ArgumentError, DataError, FileError, SkdError
@@ -287,6 +288,15 @@ def test_grey_pictures_count_as_stated() -> None:
     wanted = plain.style(output, (content, style)) + 3 * luminance
     torch.testing.assert_close(grey.style(output, (content, style)), wanted)
     assert grey.identity() == f"{plain.identity()} 3.0"
+
+
+def test_shapes_count_as_stated() -> None:
+    plain, held = (Perceived(judge(), **LAYERS, similarity_weight=weight) for weight in (0.0, 3.0))
+    output, content, style = torch.rand(3, 2, 3, 16, 24).unbind()
+    found = held.style(output, (content, style))
+    torch.testing.assert_close(found, plain.style(output, (content, style)) + 3 * (1 - ssim(output, content).float()))
+    assert found.dtype == torch.float32
+    assert held.identity() == f"{plain.identity()} similarity 3.0"
 
 
 def test_the_student_is_seen_once_a_step(

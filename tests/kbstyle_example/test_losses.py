@@ -21,6 +21,7 @@ from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WE
 from kbstyle_example.moments import EPSILON
 from kbstyle_example.networks import KBStyle, KBStyleConfig
 from kbstyle_example.perceptual import VGG, VGG19_STAGES, Perceptual
+from kbstyle_example.similarity import ssim
 from skd.errors import ArgumentError, NonFiniteError, ShapeError
 
 Array = np.ndarray[Any, Any]
@@ -240,6 +241,18 @@ def test_the_luminance_by_hand() -> None:
     assert step.losses.total.item() == pytest.approx(expected, rel=1e-3)
     step.losses.total.backward()
     assert all(p.grad is not None for p in trainer.network.decoder.output.parameters())
+
+
+def test_shapes_that_are_kept_are_the_photographs() -> None:
+    trainer = task(content_weight=0.0, style_weight=0.0, similarity_weight=3.0)
+    content, style = pictures()
+    step = trainer(content, style)
+    assert step.losses.terms["shapes"].item() == pytest.approx(3 * (1 - ssim(step.output, content).item()), rel=1e-5)
+    assert step.losses.total.dtype == torch.float32
+    assert trainer.losses(content, content, style).terms["shapes"].item() == pytest.approx(0, abs=1e-5)
+    step.losses.total.backward()
+    assert all(p.grad is not None for p in trainer.network.decoder.output.parameters())
+    assert "shapes" not in task()(content, style).losses.terms
 
 
 def test_colour_and_contrast_dont_lower_the_luminances_term() -> None:
@@ -495,7 +508,8 @@ def test_a_content_layer_that_isnt_there() -> None:
     "option",
     [
         *("style_weights", "covariance_weights", "feature_weights"),
-        *("content_weight", "style_weight", "luminance_weight", "pixel_weight", "feature_weight"),
+        *("content_weight", "style_weight", "luminance_weight", "similarity_weight"),
+        *("pixel_weight", "feature_weight"),
     ],
 )
 def test_weights_that_cant_be(option: str, weight: float) -> None:
