@@ -13,6 +13,7 @@ import skd
 from kbstyle_example.beginning import Start, first_weights, training_samples
 from kbstyle_example.compressed import COMPRESSED, compressed
 from kbstyle_example.data import StylePairs
+from kbstyle_example.hard_pairs import HardPairs, drawn
 from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS
 from kbstyle_example.networks import STUDENT, KBStyle, KBStyleConfig, even_phases
 from kbstyle_example.pairing import kbstyle_pairing
@@ -45,6 +46,7 @@ def distill(
     workers: int = 1,
     vary_colours: float = 0.0,
     vary_strokes: float = 0.0,
+    hard_pairs: int = 0,
     start: Start | None = None,
     perceptual: Perceptual | None = None,
     feature_weight: float = FEATURE_WEIGHT,
@@ -85,6 +87,10 @@ def distill(
         Share of the paintings whose colours are changed (`kbstyle_example.recolouring`).
     vary_strokes : float
         Share of the paintings whose strokes are made finer (`kbstyle_example.sharpening`).
+    hard_pairs : int
+        How many fixed pairs of crops are measured first, and drawn from in proportion to how far the first weights'
+        pictures are from the painting in style (under
+        `perceptual`); 0: no crop is seen twice.
     start : KBStyle, path or str, optional
         A student, its weights file or the name of bundled weights to begin with, in place of random first weights. It
         is copied. "compressed": as `skd.compress` makes it of the teacher (`kbstyle_example.compressed`).
@@ -148,6 +154,9 @@ def distill(
     """
     if not 0 <= fade <= 1:
         raise ArgumentError("share of the steps over which features fade", got=fade, expected="a number from 0 to 1")
+    if hard_pairs and perceptual is None:
+        remedy = "name a perceptual network, or hard_pairs=0"
+        raise ArgumentError("hard pairs are told by a perceptual network", got="none", remedy=remedy)
     varied = {"vary_colours": vary_colours, "vary_strokes": vary_strokes}
     samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers, **varied)
     # Calibration pictures of the same kind, and never the same crops.
@@ -158,7 +167,8 @@ def distill(
         student, begun = compressed(teacher, contents, styles, config, seed=recipe.seed), COMPRESSED
     else:
         student, begun = first_weights(config, recipe.seed, start)
-    perceived = None
+    perceived: Perceived | None = None
+    pairs: StylePairs | HardPairs = samples
     if perceptual is not None:
         perceived = Perceived(
             perceptual,
@@ -170,6 +180,8 @@ def distill(
             style_weights=style_weights,
             covariance_weights=covariance_weights,
         )
+        if hard_pairs:
+            pairs = drawn(samples, hard_pairs, student, begun, perceptual, perceived.style_weights, out)
     looked_at = None
     if validation is not None:
         looked_at = differences(teacher, validation, crop=crop, seed=recipe.seed, perceived=perceived)
@@ -185,7 +197,7 @@ def distill(
 
     done = skd.distill(
         teacher,
-        DataLoader(samples, batch_size=batch_size, num_workers=workers),
+        DataLoader(pairs, batch_size=batch_size, num_workers=workers),
         out,
         student=student,
         recipe=recipe,
@@ -197,7 +209,7 @@ def distill(
         task_weight=style_weight,
         evaluate=looked_at,
         about={
-            **samples.about(),
+            **pairs.about(),
             "start": begun,
             "perceptual": None if perceived is None else perceived.identity(),
         },

@@ -80,6 +80,7 @@ def _training(command: Parser, function: Callable[..., Any], *, more: str = "") 
     add(command, "--crop", function, "side of the training crops in pixels")
     add(command, "--vary-colours", function, "share of the paintings whose colours are changed")
     add(command, "--vary-strokes", function, "share of the paintings whose strokes are made finer")
+    add(command, "--hard-pairs", function, "fixed pairs of crops to draw from, the hard ones oftener; 0: all anew")
     command.add_argument("--start", help=f"bundled name or file of weights to begin with{more} (random first weights)")
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import skd
 from kbstyle_example.beginning import Start, first_weights, training_samples
 from kbstyle_example.distill import RECIPE
+from kbstyle_example.hard_pairs import drawn
 from kbstyle_example.losses import Guide, StyleTask
 from kbstyle_example.networks import TEACHER, KBStyle, KBStyleConfig, even_phases
 from kbstyle_example.peers import System
@@ -40,6 +41,7 @@ def train(
     workers: int = 1,
     vary_colours: float = 0.0,
     vary_strokes: float = 0.0,
+    hard_pairs: int = 0,
     guide: System | None = None,
     start: Start | None = None,
     validation: Folders | None = None,
@@ -68,6 +70,9 @@ def train(
         Share of the paintings whose colours are changed (`kbstyle_example.recolouring`).
     vary_strokes : float
         Share of the paintings whose strokes are made finer (`kbstyle_example.sharpening`).
+    hard_pairs : int
+        How many fixed pairs of crops are measured first, and drawn from in proportion to how far the first weights'
+        pictures are from the painting in style; 0: no crop is seen twice.
     guide : System, optional
         Whose pictures the network's shall be like (`kbstyle_example.peers.load_peer`; `as_system` makes one of a
         KBStyle network). It isn't changed.
@@ -110,6 +115,7 @@ def train(
     samples = training_samples(contents, styles, recipe, crop=crop, batch_size=batch_size, workers=workers, **varied)
     network, begun = first_weights(config, recipe.seed, start)
     task = StyleTask(network, perceptual, guide=None if guide is None else one_by_one(guide), **options)
+    pairs = drawn(samples, hard_pairs, network, begun, perceptual, task.style_weights, out) if hard_pairs else samples
     weights: list[Any] = [task.content_weight, task.style_weight, task.style_weights, task.covariance_weights]
     if task.luminance_weight:
         weights.append(task.luminance_weight)
@@ -119,13 +125,13 @@ def train(
         weights += [task.pixel_weight, task.feature_weight, task.feature_weights]
     run = skd.fit(
         task,
-        DataLoader(samples, batch_size=batch_size, num_workers=workers),
+        DataLoader(pairs, batch_size=batch_size, num_workers=workers),
         out,
         recipe=recipe,
         product=task.network,
         evaluate=None if validation is None else style_losses(task, validation, crop=crop, seed=recipe.seed),
         about={
-            **samples.about(),
+            **pairs.about(),
             "perceptual": identity_of(perceptual),
             "weights": " ".join(map(str, weights)),
             "guide": guide_name(guide),

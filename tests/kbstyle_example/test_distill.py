@@ -290,6 +290,16 @@ def test_grey_pictures_count_as_stated() -> None:
     assert grey.identity() == f"{plain.identity()} 3.0"
 
 
+def test_hard_pairs_reach_the_training_and_need_eyes(
+    teacher: KBStyle, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(teacher, pictures, tmp_path / "run", skd.Recipe(steps=2), perceptual=judge(), hard_pairs=3, **LAYERS)
+    assert len(json.loads((tmp_path / "run" / "hard_pairs.json").read_text())["distances"]) == 3
+    with pytest.raises(ArgumentError, match=r"hard pairs are told by a perceptual network; got none\. Remedy"):
+        run(teacher, pictures, tmp_path / "other", skd.Recipe(steps=2), hard_pairs=3)
+    assert not (tmp_path / "other").exists()
+
+
 def test_shapes_count_as_stated() -> None:
     plain, held = (Perceived(judge(), **LAYERS, similarity_weight=weight) for weight in (0.0, 3.0))
     output, content, style = torch.rand(3, 2, 3, 16, 24).unbind()

@@ -103,6 +103,33 @@ def test_the_losses_are_those_of_the_first_batch(pictures: list[Path], tmp_path:
     assert found["total"] == pytest.approx(float(wanted.total.detach()), rel=1e-4)
 
 
+def test_hard_pairs_are_drawn_and_the_run_goes_on_with_them(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    original = StylePairs.__getitem__
+
+    def spy(self: StylePairs, index: int) -> tuple[Tensor, Tensor]:
+        seen.append(index)
+        return original(self, index)
+
+    recipe = skd.Recipe(steps=6, warmup=2, save_every=2, log_every=1, seed=3)
+    whole = run(pictures, tmp_path / "whole", recipe, hard_pairs=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(StylePairs, "__getitem__", spy)
+        patch.setattr(Fake, "forward", stopped_after(2 + 5))  # measuring three pairs takes as many runs as two steps
+        with pytest.raises(KeyboardInterrupt):
+            run(pictures, tmp_path / "parts", recipe, hard_pairs=3)
+    assert seen[:4] == [0, 0, 1, 2]  # whether there are any, then those measured
+    assert len(seen) > 4
+    assert set(seen) <= {0, 1, 2}
+    resumed = run(pictures, tmp_path / "parts", recipe, hard_pairs=3)
+    for ours, theirs in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(FileError, match="of other pairs"):
+        run(pictures, tmp_path / "parts", recipe, hard_pairs=4)
+
+
 def test_no_crop_is_seen_twice(pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     original = StylePairs.__getitem__
