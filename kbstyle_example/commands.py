@@ -242,7 +242,7 @@ def info(_: argparse.Namespace) -> None:
 def _losses(options: argparse.Namespace) -> dict[str, Any]:
     """What losses under a perceptual network weigh."""
     layers = {name: dict(getattr(options, name)) for name in ("style_weights", "covariance_weights", "feature_weights")}
-    of_all = ("style_weight", "luminance_weight", "similarity_weight", "feature_weight")
+    of_all = ("style_weight", "luminance_weight", "similarity_weight", "detail_weight", "feature_weight")
     return {**{name: getattr(options, name) for name in of_all}, **layers}
 
 

@@ -53,6 +53,7 @@ def distill(
     style_weight: float = STYLE_WEIGHT,
     luminance_weight: float = 0.0,
     similarity_weight: float = 0.0,
+    detail_weight: float = 0.0,
     feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
     style_weights: Mapping[str, float] = STYLE_WEIGHTS,
     covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
@@ -101,8 +102,9 @@ def distill(
         Of these two comparisons.
     luminance_weight : float
         Of the grey pictures' part in the comparison of styles, beside 1 for the coloured ones'.
-    similarity_weight : float
-        Of 1 − SSIM with the photographs there: what holds the shapes against the style.
+    similarity_weight, detail_weight : float
+        Of 1 − SSIM with the photographs there, which holds the shapes against the style, and of the finest detail's
+        distance from the paintings' (`kbstyle_example.detail`), which keeps patterns of single pixels away.
     feature_weights, style_weights, covariance_weights : mapping of str to float
         Of the perceptual network's layers in them, see `kbstyle_example.losses`.
     validation : (sequence of Path, sequence of Path), optional
@@ -176,6 +178,7 @@ def distill(
             style_weight=style_weight,
             luminance_weight=luminance_weight,
             similarity_weight=similarity_weight,
+            detail_weight=detail_weight,
             feature_weights=feature_weights,
             style_weights=style_weights,
             covariance_weights=covariance_weights,

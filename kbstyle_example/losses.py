@@ -9,7 +9,9 @@ Style, at each layer l of the perceptual network, with o the result and s the pa
 
 and, where asked for, Σ_l w_l L_l once more, of both pictures in grey, the result's luminance brought to the mean and
 deviation of the painting's: colour can't lower it, only strokes and texture can. Against it stands, where asked for,
-1 − SSIM of the result and the photograph (`kbstyle_example.similarity`): what keeps shapes.
+1 − SSIM of the result and the photograph (`kbstyle_example.similarity`): what keeps shapes. And where a network draws
+several pixels at once, the finest detail can be held to the painting's in strength, and be kept off the lattice
+(`kbstyle_example.detail`).
 
 Dividing by the painting's own energy makes the layers comparable (raw VGG features differ by orders of magnitude
 between layers), so that the weights alone say what a layer counts. The abstract of the KBStyle paper speaks of a
@@ -31,6 +33,7 @@ from typing import Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from kbstyle_example.detail import detail_distance
 from kbstyle_example.distances import (
     content_distance,
     covariance_distance,
@@ -112,7 +115,7 @@ class StyleTask(Watching):
         Given the photographs and the paintings, returns pictures that the network's shall be like, (B, 3, H, W), which
         are clamped to 0..1. A module is moved along; it is neither trained nor kept. The content is still compared
         with the photograph's.
-    content_weight, style_weight, luminance_weight, similarity_weight : float
+    content_weight, style_weight, luminance_weight, similarity_weight, detail_weight : float
         Without a luminance weight the perceptual network doesn't run on the grey pictures.
     pixel_weight, feature_weight : float
         p of the module's formula, and what its f_l are multiplied by; of the guide's pictures.
@@ -151,6 +154,7 @@ class StyleTask(Watching):
         style_weight: float = STYLE_WEIGHT,
         luminance_weight: float = 0.0,
         similarity_weight: float = 0.0,
+        detail_weight: float = 0.0,
         pixel_weight: float = PIXEL_WEIGHT,
         feature_weight: float = FEATURE_WEIGHT,
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
@@ -162,12 +166,13 @@ class StyleTask(Watching):
         self.covariance_weights = layer_weights(perceptual, covariance_weights)
         # Without a guide they don't count, and the network may have none of these layers.
         self.feature_weights = {} if guide is None else layer_weights(perceptual, feature_weights)
-        for weight in (content_weight, style_weight, luminance_weight, similarity_weight, pixel_weight, feature_weight):
+        of_all = (content_weight, style_weight, luminance_weight, similarity_weight, detail_weight)
+        for weight in (*of_all, pixel_weight, feature_weight):
             layer_weights(perceptual, {perceptual.content_layer: weight})
         self.network = network
         self.__dict__["guide"] = guide  # no submodule, either
         self.content_weight, self.style_weight, self.luminance_weight = content_weight, style_weight, luminance_weight
-        self.similarity_weight = similarity_weight
+        self.similarity_weight, self.detail_weight = similarity_weight, detail_weight
         self.pixel_weight, self.feature_weight = pixel_weight, feature_weight
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -211,6 +216,8 @@ class StyleTask(Watching):
             terms["luminance"] = grey
         if self.similarity_weight:
             terms["shapes"] = self.similarity_weight * (1 - ssim(output, content)).float()
+        if self.detail_weight:
+            terms["detail"] = self.detail_weight * detail_distance(output, style)
         if self.guide is not None:
             with torch.no_grad():
                 wanted = guided(self.guide, content, style)

@@ -162,6 +162,7 @@ def _losses(command: Parser, function: Callable[..., Any]) -> None:
     add(command, "--style-weight", function, "of the style's loss")
     add(command, "--luminance-weight", function, "of the style's loss of pictures in grey")
     add(command, "--similarity-weight", function, "of 1 − SSIM with the photograph: shapes that are kept")
+    add(command, "--detail-weight", function, "of the finest detail's distance from the painting's")
     add(command, "--feature-weight", function, "of the difference from what is imitated, feature by feature")
     for name, what in (
         ("style", "means and deviations"),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kbstyle_example.detail import detail_distance
 from kbstyle_example.distances import covariance_distance, feature_distance, moment_distance, weighted
 from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, Watching, luminance_distance
 from kbstyle_example.perceptual import Perceptual, identity_of, layer_weights
@@ -28,9 +29,9 @@ class Perceived(Watching):
         It is frozen here.
     feature_weight, style_weight : float
         Of the distance, and of the task's loss; at 0 there is none.
-    luminance_weight, similarity_weight : float
-        Of the grey pictures' part in the task's loss, and of 1 − SSIM with the photographs, beside 1 for the coloured
-        ones'.
+    luminance_weight, similarity_weight, detail_weight : float
+        Of the grey pictures' part in the task's loss, of 1 − SSIM with the photographs, and of the finest detail's
+        distance from the paintings', beside 1 for the coloured pictures' part.
     style_weights, covariance_weights, feature_weights : mapping of str to float
         w_l, k_l and f_l of `kbstyle_example.losses`.
 
@@ -60,6 +61,7 @@ class Perceived(Watching):
         style_weight: float = 1.0,
         luminance_weight: float = 0.0,
         similarity_weight: float = 0.0,
+        detail_weight: float = 0.0,
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
         covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
         feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
@@ -68,10 +70,10 @@ class Perceived(Watching):
         self.style_weights = layer_weights(perceptual, style_weights)
         self.covariance_weights = layer_weights(perceptual, covariance_weights)
         self.feature_weights = layer_weights(perceptual, feature_weights)
-        for weight in (feature_weight, style_weight, luminance_weight, similarity_weight):
+        for weight in (feature_weight, style_weight, luminance_weight, similarity_weight, detail_weight):
             layer_weights(perceptual, {perceptual.content_layer: weight})
         self.feature_weight, self.style_weight, self.luminance_weight = feature_weight, style_weight, luminance_weight
-        self.similarity_weight = similarity_weight
+        self.similarity_weight, self.detail_weight = similarity_weight, detail_weight
         self._seen: tuple[Tensor, dict[str, Tensor]] | None = None
 
     def transfers(self) -> list[Transfer]:
@@ -99,6 +101,8 @@ class Perceived(Watching):
             total = total + self.luminance_weight * grey
         if self.similarity_weight:
             total = total + self.similarity_weight * (1 - ssim(output, batch[0])).to(total)
+        if self.detail_weight:
+            total = total + self.detail_weight * detail_distance(output, batch[1])
         return total
 
     def extra_repr(self) -> str:
@@ -111,4 +115,6 @@ class Perceived(Watching):
             weights.append(self.luminance_weight)
         if self.similarity_weight:
             weights.append(f"similarity {self.similarity_weight}")
+        if self.detail_weight:
+            weights.append(f"detail {self.detail_weight}")
         return " ".join(map(str, (self.perceptual.name, identity_of(self.perceptual), *weights)))

@@ -121,6 +121,8 @@ def train(
         weights.append(task.luminance_weight)
     if task.similarity_weight:
         weights.append(f"similarity {task.similarity_weight}")
+    if task.detail_weight:
+        weights.append(f"detail {task.detail_weight}")
     if guide is not None:
         weights += [task.pixel_weight, task.feature_weight, task.feature_weights]
     run = skd.fit(

@@ -306,7 +306,7 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
     monkeypatch.setattr("kbstyle_example.peers.load_peer", lambda *names: asked.append(names) or guide)
     wanted: dict[str, Any] = {
         "start": "weights/begun", "style_weight": 2.5, "feature_weight": 3.5, "luminance_weight": 1.5,
-        "similarity_weight": 4.25,
+        "similarity_weight": 4.25, "detail_weight": 5.25,
         "vary_colours": 0.25, "vary_strokes": 0.125, "hard_pairs": 7,
         "style_weights": {"relu1_1": 0.5, "relu2_1": 2.0}, "covariance_weights": {},
         "feature_weights": {"relu3_1": 1.0},

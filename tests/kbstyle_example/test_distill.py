@@ -16,6 +16,7 @@ import skd
 from kbstyle_example import STUDENT, TEACHER, KBStyle, KBStyleConfig, distill
 from kbstyle_example.beginning import scratch, training_samples
 from kbstyle_example.data import StylePairs
+from kbstyle_example.detail import detail_distance
 from kbstyle_example.distill import kbstyle_pairing, save_student, student_files
 from kbstyle_example.losses import luminance_distance
 from kbstyle_example.networks import even_phases
@@ -307,6 +308,14 @@ def test_shapes_count_as_stated() -> None:
     torch.testing.assert_close(found, plain.style(output, (content, style)) + 3 * (1 - ssim(output, content).float()))
     assert found.dtype == torch.float32
     assert held.identity() == f"{plain.identity()} similarity 3.0"
+
+
+def test_the_finest_detail_counts_as_stated() -> None:
+    plain, held = (Perceived(judge(), **LAYERS, detail_weight=weight) for weight in (0.0, 3.0))
+    output, content, style = torch.rand(3, 2, 3, 16, 24).unbind()
+    wanted = plain.style(output, (content, style)) + 3 * detail_distance(output, style)
+    torch.testing.assert_close(held.style(output, (content, style)), wanted)
+    assert held.identity() == f"{plain.identity()} detail 3.0"
 
 
 def test_the_student_is_seen_once_a_step(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from kbstyle_example.detail import detail_distance
 from kbstyle_example.distances import (
     content_distance,
     covariance_distance,
@@ -253,6 +254,18 @@ def test_shapes_that_are_kept_are_the_photographs() -> None:
     step.losses.total.backward()
     assert all(p.grad is not None for p in trainer.network.decoder.output.parameters())
     assert "shapes" not in task()(content, style).losses.terms
+
+
+def test_the_finest_detail_is_the_paintings() -> None:
+    trainer = task(content_weight=0.0, style_weight=0.0, detail_weight=3.0)
+    content, style = pictures()
+    step = trainer(content, style)
+    wanted = 3 * detail_distance(step.output, style).item()
+    assert step.losses.terms["detail"].item() == pytest.approx(wanted, rel=1e-5)
+    assert step.losses.total.item() == pytest.approx(wanted, rel=1e-5)
+    step.losses.total.backward()
+    assert all(p.grad is not None for p in trainer.network.decoder.output.parameters())
+    assert "detail" not in task()(content, style).losses.terms
 
 
 def test_colour_and_contrast_dont_lower_the_luminances_term() -> None:
@@ -508,7 +521,7 @@ def test_a_content_layer_that_isnt_there() -> None:
     "option",
     [
         *("style_weights", "covariance_weights", "feature_weights"),
-        *("content_weight", "style_weight", "luminance_weight", "similarity_weight"),
+        *("content_weight", "style_weight", "luminance_weight", "similarity_weight", "detail_weight"),
         *("pixel_weight", "feature_weight"),
     ],
 )
