@@ -208,6 +208,29 @@ def test_modulating_half_precision_gives_float32(dtype: torch.dtype) -> None:
         torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_moments_gradients_are_autograds(dtype: torch.dtype, memory: torch.memory_format) -> None:
+    feature = (3 + torch.randn(2, 5, 9, 7)).to(dtype).contiguous(memory_format=memory).requires_grad_()
+    weights = torch.rand(2, 2, 5, 1, 1)
+    found = moments(feature)
+    (gradient,) = torch.autograd.grad((found.mean * weights[0] + found.deviation * weights[1]).sum(), feature)
+    variance, mean = torch.var_mean(feature.float(), dim=(2, 3), keepdim=True, correction=0)
+    total = (mean * weights[0] + (variance + EPSILON).sqrt() * weights[1]).sum()
+    (wanted,) = torch.autograd.grad(total, feature)
+    assert gradient.dtype == dtype
+    assert gradient.is_contiguous(memory_format=memory)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-2 if dtype != torch.float32 else 1e-4, atol=1e-6)
+
+
+def test_a_feature_that_was_changed_has_no_gradient_any_more() -> None:
+    feature = torch.rand(1, 2, 4, 4, requires_grad=True) * 1
+    found = moments(feature)
+    feature.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.mean.sum().backward()
+
+
 @settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 4), st.integers(2, 6), st.integers(2, 6))
 def test_modulated_has_the_styles_moments(seed: int, batch: int, channels: int, height: int, width: int) -> None:
