@@ -114,7 +114,7 @@ def evaluate(
     ...         timed=(),
     ...     )
     >>> sorted(results.means("untrained"))
-    ['squeezenet1_1/content', 'squeezenet1_1/luminance_style', 'squeezenet1_1/style', 'ssim']
+    ['detail', 'squeezenet1_1/content', 'squeezenet1_1/luminance_style', 'squeezenet1_1/style', 'ssim']
     """
     compared = _systems(systems)
     names = [system.name for system in compared]

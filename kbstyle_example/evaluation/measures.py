@@ -1,4 +1,4 @@
-"""How a stylised picture is judged: style and luminance style distance, content distance, SSIM.
+"""How a stylised picture is judged: style and luminance style distance, content distance, SSIM, finest detail.
 
 All take (B, 3, H, W) RGB in 0..1 and give a scalar, the mean over the batch. The distances are taken under a
 perceptual network, at its layers up to the one that stands for content (relu1_1 … relu4_1 of VGG, conv1 … fire6 of
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from kbstyle_example import losses
+from kbstyle_example.detail import detail_distance
 from kbstyle_example.luminance import matched_luminance
 from kbstyle_example.perceptual import Perceptual
 from kbstyle_example.similarity import ssim
 
 # What is better: a smaller distance, a greater similarity.
-HIGHER_IS_BETTER = {"style": False, "luminance_style": False, "content": False, "ssim": True}
+HIGHER_IS_BETTER = {"style": False, "luminance_style": False, "content": False, "ssim": True, "detail": False}
 
 
 def measuring_layers(perceptual: Perceptual) -> tuple[str, ...]:
@@ -130,8 +131,9 @@ class Judge:
     >>> from kbstyle_example.perceptual import SqueezeNet
     >>> picture = torch.rand(1, 3, 48, 48)
     >>> judge = Judge(picture, picture, [SqueezeNet()])
-    >>> {name: round(value, 3) for name, value in judge(picture).items()}  # doctest: +NORMALIZE_WHITESPACE
-    {'ssim': 1.0, 'squeezenet1_1/style': 0.0, 'squeezenet1_1/luminance_style': 0.0, 'squeezenet1_1/content': 0.0}
+    >>> {name: round(value, 1) for name, value in judge(picture).items()}  # doctest: +NORMALIZE_WHITESPACE
+    {'ssim': 1.0, 'detail': 0.0, 'squeezenet1_1/style': 0.0, 'squeezenet1_1/luminance_style': 0.0,
+     'squeezenet1_1/content': 0.0}
     """
 
     @torch.inference_mode()
@@ -150,8 +152,8 @@ class Judge:
 
     @torch.inference_mode()
     def __call__(self, result: Tensor) -> dict[str, float]:
-        """(1, 3, H, W) in 0..1 → each measure's value: "ssim", and "network/measure" for the distances."""
-        values = {"ssim": ssim(result, self.content).item()}
+        """(1, 3, H, W) in 0..1 → each measure's value: "ssim", "detail", and "network/measure" for the distances."""
+        values = {"ssim": ssim(result, self.content).item(), "detail": detail_distance(result, self.style).item()}
         grey = matched_luminance(result, self.style)
         for net, (style, grey_style, content) in zip(self.perceptuals, self.wanted, strict=True):
             features = self._features(net, result)

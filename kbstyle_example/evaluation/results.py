@@ -16,7 +16,7 @@ from skd.errors import ArgumentError, DataError, FileError, closest
 
 RESULTS = "results.json"
 KEYS = {"plan": dict, "runs": list, "measured": dict, "timings": dict}
-TITLES = {"style": "style", "luminance_style": "lum. style", "content": "content", "ssim": "SSIM"}
+TITLES = {"style": "style", "luminance_style": "lum. style", "content": "content", "ssim": "SSIM", "detail": "detail"}
 
 
 class Results:
@@ -95,7 +95,7 @@ class Results:
         raise ArgumentError("no system of this name was measured", got=repr(name), remedy=closest(name, self.names))
 
     def values(self, name: str) -> dict[str, dict[Pair, float]]:
-        """Each pair's value, by measure ("ssim", and "network/measure" for the distances)."""
+        """Each pair's value, by measure ("ssim", "detail", and "network/measure" for the distances)."""
         measured = self.data["measured"][self.facts(name)["sha256"]]
         found: dict[str, dict[Pair, float]] = {}
         for content, style in self.data["plan"]["pairs"]:

@@ -210,7 +210,13 @@ def test_arms_are_trained_measured_and_not_run_again(
     report = json.loads(study["out"].read_text(encoding="utf-8"))
     assert report["arms"]["base"]["bytes"] == len(encoded(KBStyle(TINY)))
     assert {name: list(arm["seeds"]) for name, arm in report["arms"].items()} == {"base": ["1", "0"], ARMS[1]: ["0"]}
-    assert set(report["arms"]["base"]["seeds"]["0"]["values"]) == {"ssim", "style", "luminance_style", "content"}
+    assert set(report["arms"]["base"]["seeds"]["0"]["values"]) == {
+        "ssim",
+        "detail",
+        "style",
+        "luminance_style",
+        "content",
+    }
 
     main.main([*study["arguments"], "--arms", *ARMS])
     assert trained[3:] == [(ARMS[2], 0)]

@@ -141,7 +141,7 @@ def test_two_perceptual_networks(contents: list[Path], styles: list[Path], tmp_p
     system = Counted("one", 0.2).system
     results = evaluate([system], contents, styles, nets, tmp_path, size=24, pairs=2, timed=())
     kinds = ("style", "luminance_style", "content")
-    assert list(results.means("one")) == ["ssim", *(f"{net.name}/{kind}" for net in nets for kind in kinds)]
+    assert list(results.means("one")) == ["ssim", "detail", *(f"{net.name}/{kind}" for net in nets for kind in kinds)]
 
 
 def test_times_and_memory(contents: list[Path], styles: list[Path], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kbstyle_example.detail import detail_distance
 from kbstyle_example.evaluation.measures import (
     HIGHER_IS_BETTER,
     Judge,
@@ -152,7 +153,7 @@ def test_a_judge_says_what_the_functions_say() -> None:
     content, result = torch.rand(2, 1, 3, 40, 40)
     style = torch.rand(1, 3, 48, 44)
     found = Judge(content, style, nets)(result)
-    wanted = {"ssim": ssim(result, content)}
+    wanted = {"ssim": ssim(result, content), "detail": detail_distance(result, style)}
     for net in nets:
         wanted[f"{net.name}/style"] = style_distance(net, result, style)
         wanted[f"{net.name}/luminance_style"] = luminance_style_distance(net, result, style)
