@@ -116,7 +116,6 @@ def measured(
     Parameters
     ----------
     network : KBStyle
-        It is put back as it was.
     begun : str
         What tells it from another (`kbstyle_example.beginning.first_weights`).
     pairs : StylePairs
@@ -136,15 +135,10 @@ def measured(
     path = writable_folder(folder) / FILE
     if path.exists():
         return _kept(path, identity)
-    training = network.training
-    network.eval()
-    try:
-        found = [
-            float(weighted(moment_distance, perceptual(network(content, style)), perceptual(style), weights))
-            for content, style in tqdm(DataLoader(pairs, batch_size=1), desc="pairs measured", leave=False)
-        ]
-    finally:
-        network.train(training)
+    found = [
+        float(weighted(moment_distance, perceptual(network(content, style)), perceptual(style), weights))
+        for content, style in tqdm(DataLoader(pairs, batch_size=1), desc="pairs measured", leave=False)
+    ]
     write_atomically(json.dumps({"of": identity, "distances": found}), path, what="the distances of pairs")
     return found
 

@@ -20,7 +20,7 @@ from kbstyle_example.beginning import scratch
 from kbstyle_example.data import StylePairs
 from kbstyle_example.hard_pairs import FILE, HardPairs, drawn, measured
 from kbstyle_example.perceptual import Perceptual
-from skd.errors import ArgumentError, FileError
+from skd.errors import ArgumentError, FileError, ShapeError
 
 TINY = KBStyleConfig(widths=(4, 5, 6), fine_blocks=1, deep_blocks=1, style_blocks=0)
 WEIGHTS = {"fine": 0.5, "coarse": 2.0}
@@ -155,12 +155,11 @@ def test_distances_that_cant_be_read(content: str, pairs: StylePairs, tmp_path: 
         measured(scratch(TINY, 1), "random", pairs, Fake(), WEIGHTS, tmp_path)
 
 
-def test_a_network_is_put_back_when_measuring_fails(pairs: StylePairs, tmp_path: Path) -> None:
-    network, perceptual = scratch(TINY, 1).train(), Fake()
+def test_nothing_is_kept_when_measuring_fails(pairs: StylePairs, tmp_path: Path) -> None:
+    perceptual = Fake()
     perceptual.smallest_side = 1000
-    with pytest.raises(Exception, match="can't take this picture"):
-        measured(network, "random", pairs, perceptual, WEIGHTS, tmp_path)
-    assert network.training
+    with pytest.raises(ShapeError, match="can't take this picture"):
+        measured(scratch(TINY, 1), "random", pairs, perceptual, WEIGHTS, tmp_path)
     assert not (tmp_path / FILE).exists()
 
 
