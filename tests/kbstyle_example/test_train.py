@@ -371,6 +371,7 @@ def test_mistakes_leave_nothing(pictures: list[Path], tmp_path: Path) -> None:
         ({"guide": negative(), "feature_weights": {}}, "about.guide: none there, negative 0000"),
         ({"start": scratch(TINY, 9)}, r"about.start: random there, [0-9a-f]{16} here"),
         ({"recipe": replace(RECIPE, seed=1)}, "recipe.seed: 0 there, 1 here"),
+        *(({f"{name}_weight": 2.0}, r"about\.weights") for name in ("style", "luminance", "similarity", "detail")),
     ],
 )
 def test_another_run_is_refused(pictures: list[Path], tmp_path: Path, options: dict[str, Any], message: str) -> None:
