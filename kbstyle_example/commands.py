@@ -70,6 +70,7 @@ def distill(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train a teacher on folders of pictures."""
     from kbstyle_example.peers import load_peer
+    from kbstyle_example.reproduction import name_of
     from kbstyle_example.train import guide_name, train
 
     recipe = _recipe(options)
@@ -98,7 +99,7 @@ def train(options: argparse.Namespace) -> None:
     path = options.out / "teacher.safetensors"
     facts = {
         "trained": f"{done.run.steps} steps, seed {options.seed}",
-        "perceptual": f"{perceptual.name} {perceptual.sha256}",
+        "perceptual": name_of(perceptual),
         **({} if guide is None else {"imitated": guide_name(guide)}),
     }
     print(f"{path}: {save_weights(done.network, path, about=facts):,} bytes")

@@ -15,7 +15,7 @@ from kbstyle_example.distill import RECIPE as STUDENT_RECIPE
 from kbstyle_example.evaluation.card import NOT_STATED
 from kbstyle_example.networks import STUDENT, TEACHER, KBStyleConfig
 from kbstyle_example.peers import System
-from kbstyle_example.perceptual import Perceptual
+from kbstyle_example.perceptual import Perceptual, identity_of
 from kbstyle_example.splits import digest_of_names, of_split
 from kbstyle_example.train import guide_name
 from skd.errors import DataError
@@ -126,5 +126,5 @@ def plan_of(
 
 
 def name_of(network: Perceptual) -> str:
-    """Its name and digest."""
-    return f"{network.name} {network.sha256 or ''}".strip()
+    """Its name, and what tells it from others of that name."""
+    return f"{network.name} {identity_of(network)}".strip()

@@ -1,7 +1,7 @@
 // Written by `python -m kbstyle_example web --rebuild`.
 self.KBSTYLE = {
-  "version": "fe0ab8e7f910d956",
-  "weights": "9bc22d3014b079f86bd0a4a64fd94c4119eedc3784fe17d68f13af0ab7aee367",
+  "version": "bfa4df1cf7094976",
+  "weights": "2f26a37c4bd01bd0f1c30acf05bba7f5ac13c252a38e64a5282548117d1fa8ce",
   "files": [
     "app.webmanifest",
     "camera.js",

@@ -202,18 +202,18 @@ def test_train(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     def load(path: Path, *, lifted: bool) -> VGG:
         seen.append((path, lifted))
-        return tiny_vgg()
+        return tiny_vgg(lifted=lifted)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kbstyle_example.perceptual_files.load_perceptual", load)
-        arguments = [*DISTILL[1:], *SHORT, "--perceptual", "vgg.pth", "--style-weight", "2"]
+        arguments = [*DISTILL[1:], *SHORT, "--perceptual", "vgg.pth", "--perceptual-lifted", "--style-weight", "2"]
         assert main(["train", *arguments]) == 0
-    assert seen == [(Path("vgg.pth"), False)]
+    assert seen == [(Path("vgg.pth"), True)]
     out, _ = capsys.readouterr()
     path = inputs / "run" / "teacher.safetensors"
     assert f"{path.stat().st_size:,} bytes" in out
     assert load_weights(path).config.widths == (32, 64, 128)
-    assert weights_file.about(path)["perceptual"] == "fake abc"
+    assert weights_file.about(path)["perceptual"] == "fake abc lifted"
     assert weights_file.about(path)["trained"] == "2 steps, seed 0"
 
 

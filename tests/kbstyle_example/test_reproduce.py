@@ -493,6 +493,10 @@ def test_other_pictures_and_networks_are_refused(folders: tuple[Path, Path], who
         run((more, folders[1]), whole.out)
     with pytest.raises(FileError, match=r"got perceptual: fake abc there, fake abd here"):
         run(folders, whole.out, perceptual=tiny(sha256="abd"))
+    lifted = tiny()
+    lifted.variant = "lifted"
+    with pytest.raises(FileError, match=r"got perceptual: fake abc there, fake abc lifted here"):
+        run(folders, whole.out, perceptual=lifted)
     with pytest.raises(FileError, match=r"got measures: \[\] there, \['judge j'\] here"):
         run(folders, whole.out, measures=[tiny("judge", "j")])
     assert content(whole.out) == before
