@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -29,13 +31,22 @@ def prepared(task: str, smoke: bool, data: Path, cache: Path) -> Prepared:
 
 
 def work(options: argparse.Namespace, store: Store, cell: Cell) -> None:
-    """Run a cell and keep its line; nothing where whoever asked for it is gone: a killed run's workers don't go on."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        return
+    """Run a cell and keep its line."""
     found = run_cell(prepared(options.task, options.smoke, options.data, options.cache), cell)
     store.add(cell, found, surroundings())
     print(*cell[:4], found.get("value", found.get("na")), flush=True)
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does: a killed run's workers neither go on nor wait forever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # half a line that it was writing is passed over when lines are read
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_all(options: argparse.Namespace, store: Store, cells: Sequence[Cell]) -> None:
@@ -46,6 +57,7 @@ def run_all(options: argparse.Namespace, store: Store, cells: Sequence[Cell]) ->
         for cell in missing:
             work(options, store, cell)
         return
-    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=end_with_parent) as pool:
         for future in [pool.submit(work, options, store, cell) for cell in missing]:
             future.result()

@@ -405,3 +405,28 @@ def test_tables_and_plots_are_of_the_last_plan(
     assert row.split() == ["CWD", "1", "3", "30.500", "±", "2.484", "-0.500", "±", "0.000", "61.000"]  # 4.3027 · 1 / √3
     assert "- Hinton: n/a, no classes" in text
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["denoising-validation.svg"]
+
+
+KILLED = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from benchmarks.methods.running import end_with_parent
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+        pool.submit(time.time).result()
+        print("begun", flush=True)
+        pool.submit(time.sleep, 600).result()
+"""
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(KILLED)
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    surroundings.pop("PYTHONSAFEPATH", None)
+    with subprocess.Popen([sys.executable, tmp_path / "run.py"], stdout=subprocess.PIPE, env=surroundings) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"begun\n"
+        run.kill()
+        run.communicate(timeout=60)  # the pipe ends with the last of those that hold it
