@@ -294,11 +294,40 @@ def test_grey_pictures_count_as_stated() -> None:
 def test_hard_pairs_reach_the_training_and_need_eyes(
     teacher: KBStyle, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(teacher, pictures, tmp_path / "run", skd.Recipe(steps=2), perceptual=judge(), hard_pairs=3, **LAYERS)
+    seen: list[int] = []
+    original = StylePairs.__getitem__
+
+    def spy(self: StylePairs, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.seed == 0:  # those trained on; the calibration's are of another seed
+            seen.append(index)
+        return original(self, index)
+
+    monkeypatch.setattr(StylePairs, "__getitem__", spy)
+    run(teacher, pictures, tmp_path / "run", skd.Recipe(steps=4), perceptual=judge(), hard_pairs=3, **LAYERS)
+    assert seen[:4] == [0, 0, 1, 2]  # whether there are any, then those measured
+    assert len(seen) >= 4 + 4 * 2
+    assert set(seen) == {0, 1, 2}
     assert len(json.loads((tmp_path / "run" / "hard_pairs.json").read_text())["distances"]) == 3
     with pytest.raises(ArgumentError, match=r"hard pairs are told by a perceptual network; got none\. Remedy"):
         run(teacher, pictures, tmp_path / "other", skd.Recipe(steps=2), hard_pairs=3)
     assert not (tmp_path / "other").exists()
+
+
+def test_all_weights_of_the_students_picture_reach_its_loss(
+    teacher: KBStyle, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    class Spy(Perceived):
+        def __init__(self, perceptual: Any, **options: Any) -> None:
+            given.update(options)
+            super().__init__(perceptual, **options)
+
+    monkeypatch.setattr(distill, "Perceived", Spy)
+    kinds = ("feature", "style", "luminance", "similarity", "detail")
+    weights = {f"{kind}_weight": float(index) for index, kind in enumerate(kinds, start=1)}
+    run(teacher, pictures, tmp_path / "run", skd.Recipe(steps=1), perceptual=judge(), **LAYERS, **weights)
+    assert given == {**LAYERS, **weights}
 
 
 def test_shapes_count_as_stated() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from kbstyle_example import rounding
 from kbstyle_example.__main__ import main
@@ -25,7 +26,10 @@ from skd.exporting import Exported
 def network() -> KBStyle:
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        return KBStyle(KBStyleConfig(widths=(3, 4, 5), fine_blocks=0, deep_blocks=1, style_blocks=0)).eval()
+        network = KBStyle(KBStyleConfig((3, 4, 5), fine_blocks=0, deep_blocks=1, style_blocks=0, correction=3)).eval()
+        if network.correction is not None:
+            nn.init.normal_(network.correction.last.weight, std=0.3)  # at first it corrects nothing
+        return network
 
 
 @pytest.fixture(scope="module")
