@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import skd
 from kbstyle_example import KBStyle, KBStyleConfig
@@ -25,14 +24,8 @@ NARROW = KBStyleConfig((3, 4, 6), fine_blocks=1, deep_blocks=2, style_blocks=1)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    random = np.random.default_rng(0)
-    paths = []
-    for index in range(4):
-        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        paths.append(tmp_path / f"{index}.png")
-        coarse.resize((96, 72), Image.Resampling.BICUBIC).save(paths[-1])
-    return paths
+def pictures(draw: Callable[..., list[Path]]) -> list[Path]:
+    return draw(4, scale=2)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import skd
 from kbstyle_example import STUDENT, TEACHER, KBStyle, KBStyleConfig, distill
@@ -39,17 +38,6 @@ TERMS = [
     "output",
 ]
 SHORT = skd.Recipe(steps=3, warmup=1, log_every=1, channels_last=True)
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    random = np.random.default_rng(0)
-    paths = []
-    for index in range(3):
-        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        paths.append(tmp_path / f"{index}.png")
-        coarse.resize((48, 36), Image.Resampling.BICUBIC).save(paths[-1])
-    return paths
 
 
 @pytest.fixture

@@ -11,48 +11,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kbstyle_example import KBStyle, KBStyleConfig
 from kbstyle_example.beginning import scratch
 from kbstyle_example.data import StylePairs
 from kbstyle_example.hard_pairs import FILE, HardPairs, drawn, measured
-from kbstyle_example.perceptual import Perceptual
+from kbstyle_example.perceptual import VGG
 from skd.errors import ArgumentError, FileError, ShapeError
 
 TINY = KBStyleConfig(widths=(4, 5, 6), fine_blocks=1, deep_blocks=1, style_blocks=0)
-WEIGHTS = {"fine": 0.5, "coarse": 2.0}
+WEIGHTS = {"relu1_1": 0.5, "relu2_1": 2.0}
 
 
-class Fake(Perceptual):
-    """Two random convolutions; counts how often it looks."""
-
-    name, layers, content_layer, smallest_side = "fake", ("fine", "coarse"), "coarse", 4
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng([]):
-            torch.manual_seed(5)
-            self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 4, stride=4)
-        self.looks = 0
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        self.looks += 1
-        fine = F.relu(self.first(self.checked(image) - 0.5))
-        return {"fine": fine, "coarse": F.relu(self.second(fine))}
+def judge() -> VGG:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(5)
+        return VGG("judge", (4, 6), stages=((1, "1"), (1, "2")), content_layer="relu2_1").freeze()
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> StylePairs:
-    random = np.random.default_rng(0)
-    paths = []
-    for index in range(3):
-        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        paths.append(tmp_path / f"{index}.png")
-        coarse.resize((48, 36), Image.Resampling.BICUBIC).save(paths[-1])
-    return StylePairs(paths[:2], paths[1:], crop=24, length=5, seed=4)
+def pairs(pictures: list[Path]) -> StylePairs:
+    return StylePairs(pictures[:2], pictures[1:], crop=24, length=5, seed=4)
 
 
 def of_length(length: int) -> StylePairs:
@@ -109,7 +88,7 @@ def by_hand(network: KBStyle, pairs: StylePairs, index: int) -> float:
     content, style = (part[None] for part in pairs[index])
     with torch.no_grad():
         ours, theirs = (
-            {name: value.numpy() for name, value in Fake()(x).items()} for x in (network(content, style), style)
+            {name: value.numpy() for name, value in judge()(x).items()} for x in (network(content, style), style)
         )
     total = 0.0
     for layer, weight in WEIGHTS.items():
@@ -122,27 +101,26 @@ def by_hand(network: KBStyle, pairs: StylePairs, index: int) -> float:
 
 
 def test_distances_by_hand_and_kept(pairs: StylePairs, tmp_path: Path) -> None:
-    network, perceptual = scratch(TINY, 1).train(), Fake()
+    network, perceptual, looks = scratch(TINY, 1), judge(), list[int]()
+    perceptual.register_forward_hook(lambda *_: looks.append(1))
     found = measured(network, "random", pairs, perceptual, WEIGHTS, tmp_path / "run")
     assert found == pytest.approx([by_hand(network, pairs, index) for index in range(5)], rel=1e-4)
-    assert network.training
-    assert all(parameter.requires_grad for parameter in network.parameters())
-    looks = perceptual.looks
+    assert len(looks) == 2 * 5
     assert measured(network, "random", pairs, perceptual, WEIGHTS, tmp_path / "run") == found
-    assert perceptual.looks == looks  # they were read
+    assert len(looks) == 2 * 5  # they were read
 
 
 @pytest.mark.parametrize("what", ["network", "weights", "perceptual", "pairs"])
 def test_distances_of_something_else_arent_taken(what: str, pairs: StylePairs, tmp_path: Path) -> None:
-    network, perceptual = scratch(TINY, 1), Fake()
+    network, perceptual = scratch(TINY, 1), judge()
     given: dict[str, Any] = {"network": "random", "weights": WEIGHTS, "perceptual": perceptual, "pairs": pairs}
     measured(network, given["network"], given["pairs"], given["perceptual"], given["weights"], tmp_path)
     before = (tmp_path / FILE).read_bytes()
-    another = Fake()
+    another = judge()
     another.sha256 = "ab"
     paths = pairs.contents.paths
     more = StylePairs(paths, paths, crop=24, length=5, seed=5)
-    given[what] = {"network": "abc", "weights": {"fine": 1.0}, "perceptual": another, "pairs": more}[what]
+    given[what] = {"network": "abc", "weights": {"relu1_1": 1.0}, "perceptual": another, "pairs": more}[what]
     with pytest.raises(FileError, match="the distances there are of other pairs, or of another network"):
         measured(network, given["network"], given["pairs"], given["perceptual"], given["weights"], tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
@@ -152,11 +130,11 @@ def test_distances_of_something_else_arent_taken(what: str, pairs: StylePairs, t
 def test_distances_that_cant_be_read(content: str, pairs: StylePairs, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(content)
     with pytest.raises(FileError, match=r"the distances of pairs can't be read; got .*hard_pairs\.json"):
-        measured(scratch(TINY, 1), "random", pairs, Fake(), WEIGHTS, tmp_path)
+        measured(scratch(TINY, 1), "random", pairs, judge(), WEIGHTS, tmp_path)
 
 
 def test_nothing_is_kept_when_measuring_fails(pairs: StylePairs, tmp_path: Path) -> None:
-    perceptual = Fake()
+    perceptual = judge()
     perceptual.smallest_side = 1000
     with pytest.raises(ShapeError, match="can't take this picture"):
         measured(scratch(TINY, 1), "random", pairs, perceptual, WEIGHTS, tmp_path)
@@ -165,8 +143,8 @@ def test_nothing_is_kept_when_measuring_fails(pairs: StylePairs, tmp_path: Path)
 
 def test_as_many_are_drawn_as_there_were_samples(pairs: StylePairs, tmp_path: Path) -> None:
     pairs.length = 40
-    found = drawn(pairs, 3, scratch(TINY, 1), "random", Fake(), WEIGHTS, tmp_path)
+    found = drawn(pairs, 3, scratch(TINY, 1), "random", judge(), WEIGHTS, tmp_path)
     assert (len(found), len(found.pairs), len(pairs)) == (40, 3, 40)
     assert len(json.loads((tmp_path / FILE).read_text())["distances"]) == 3
     with pytest.raises(ArgumentError, match="pairs to draw from; got -1; expected 1 or more"):
-        drawn(pairs, -1, scratch(TINY, 1), "random", Fake(), WEIGHTS, tmp_path)
+        drawn(pairs, -1, scratch(TINY, 1), "random", judge(), WEIGHTS, tmp_path)

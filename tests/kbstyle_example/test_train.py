@@ -47,17 +47,6 @@ class Fake(Perceptual):
         return {"fine": fine, "coarse": F.relu(self.second(fine))}
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    random = np.random.default_rng(0)
-    paths = []
-    for index in range(3):
-        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        paths.append(tmp_path / f"{index}.png")
-        coarse.resize((48, 36), Image.Resampling.BICUBIC).save(paths[-1])
-    return paths
-
-
 RECIPE = skd.Recipe(steps=2, channels_last=True)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from kbstyle_example import validation
@@ -25,13 +25,8 @@ TINY = KBStyleConfig(widths=(4, 5, 6), fine_blocks=0, deep_blocks=1, style_block
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Folders:
-    random = np.random.default_rng(0)
-    paths = []
-    for index in range(4):
-        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        paths.append(tmp_path / f"{index}.png")
-        coarse.resize((48, 36), Image.Resampling.BICUBIC).save(paths[-1])
+def pictures(draw: Callable[..., list[Path]]) -> Folders:
+    paths = draw(4)
     return paths[:2], paths[2:]
 
 
