@@ -90,8 +90,7 @@ def distill(
         Share of the paintings whose strokes are made finer (`kbstyle_example.sharpening`).
     hard_pairs : int
         How many fixed pairs of crops are measured first, and drawn from in proportion to how far the first weights'
-        pictures are from the painting in style (under
-        `perceptual`); 0: no crop is seen twice.
+        pictures are from the painting in style (under `perceptual`); 0: no crop is seen twice.
     start : KBStyle, path or str, optional
         A student, its weights file or the name of bundled weights to begin with, in place of random first weights. It
         is copied. "compressed": as `skd.compress` makes it of the teacher (`kbstyle_example.compressed`).

@@ -257,11 +257,14 @@ def layer_weights(network: Perceptual, weights: Mapping[str, float]) -> dict[str
     --------
     >>> layer_weights(VGG("tiny", (4,), stages=((1, "1"),)), {"relu1_2": 1.0})
     Traceback (most recent call last):
-    skd.errors.ArgumentError: tiny has no feature 'relu1_2'. Remedy: did you mean 'relu1_1'?.
+    skd.errors.ArgumentError: tiny has no feature 'relu1_2'; expected relu1_1. Remedy: did you mean 'relu1_1'?.
     """
     for name, weight in weights.items():
         if name not in network.layers:
-            raise ArgumentError(f"{network.name} has no feature {name!r}", remedy=closest(name, network.layers))
+            expected = ", ".join(network.layers)  # the name may be one of a default's, meant for deeper networks
+            raise ArgumentError(
+                f"{network.name} has no feature {name!r}", expected=expected, remedy=closest(name, network.layers)
+            )
         if not 0 <= weight < math.inf:
             raise ArgumentError(f"weight of {name!r}", got=weight, expected="a finite number, 0 or more")
     return dict(weights)
