@@ -243,19 +243,22 @@ def info(_: argparse.Namespace) -> None:
 def _losses(options: argparse.Namespace) -> dict[str, Any]:
     """What losses under a perceptual network weigh."""
     layers = {name: dict(getattr(options, name)) for name in ("style_weights", "covariance_weights", "feature_weights")}
-    of_all = ("style_weight", "luminance_weight", "similarity_weight", "detail_weight", "feature_weight")
-    return {**{name: getattr(options, name) for name in of_all}, **layers}
+    of_all = ("style_weight", "luminance_weight", "similarity_weight", "similarity_follows", "detail_weight")
+    return {name: getattr(options, name) for name in (*of_all, "feature_weight")} | layers
 
 
 def _perceptual(options: argparse.Namespace) -> Any:
-    """The perceptual network to train under, in the precision asked for; None where none is named."""
+    """The perceptual network to train under, or several as one, in the precision asked for; None where none is said."""
     import torch
 
+    from kbstyle_example.by_turns import ByTurns
     from kbstyle_example.perceptual_files import load_perceptual
 
     if options.perceptual is None:
         return None
-    network = load_perceptual(options.perceptual, lifted=options.perceptual_lifted)
+    paths = options.perceptual if isinstance(options.perceptual, list) else [options.perceptual]
+    networks = [load_perceptual(path, lifted=options.perceptual_lifted) for path in paths]
+    network = networks[0] if len(networks) == 1 else ByTurns(networks)
     if options.perceptual_precision == "bfloat16":
         network.bfloat16().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

@@ -17,7 +17,7 @@ from kbstyle_example.hard_pairs import HardPairs, drawn
 from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS
 from kbstyle_example.networks import STUDENT, KBStyle, KBStyleConfig, even_phases
 from kbstyle_example.pairing import kbstyle_pairing
-from kbstyle_example.perceived import Perceived
+from kbstyle_example.perceived import Painted, Perceived
 from kbstyle_example.perceptual import Perceptual
 from kbstyle_example.validation import Folders, differences
 from kbstyle_example.weights_file import Stored, save_weights
@@ -53,6 +53,7 @@ def distill(
     style_weight: float = STYLE_WEIGHT,
     luminance_weight: float = 0.0,
     similarity_weight: float = 0.0,
+    similarity_follows: float | None = None,
     detail_weight: float = 0.0,
     feature_weights: Mapping[str, float] = FEATURE_WEIGHTS,
     style_weights: Mapping[str, float] = STYLE_WEIGHTS,
@@ -95,8 +96,9 @@ def distill(
         A student, its weights file or the name of bundled weights to begin with, in place of random first weights. It
         is copied. "compressed": as `skd.compress` makes it of the teacher (`kbstyle_example.compressed`).
     perceptual : Perceptual, optional
-        Under which the student's pictures are compared with the teacher's, and with the paintings in style. It is
-        frozen. Without it only pixels of the output are compared, and the student's strokes blur.
+        Under which the student's pictures are compared with the teacher's, and with the paintings in style
+        (`kbstyle_example.by_turns.ByTurns` makes one of several). It is frozen. Without it only pixels of the output
+        are compared, and the student's strokes blur.
     feature_weight, style_weight : float
         Of these two comparisons.
     luminance_weight : float
@@ -104,6 +106,9 @@ def distill(
     similarity_weight, detail_weight : float
         Of 1 − SSIM with the photographs there, which holds the shapes against the style, and of the finest detail's
         distance from the paintings' (`kbstyle_example.detail`), which keeps patterns of single pixels away.
+    similarity_follows : float, optional
+        Let the similarity's weight follow, so that shapes are kept as well as in the teacher's pictures, and by so much
+        of SSIM better (`kbstyle_example.similarity.Shapes`).
     feature_weights, style_weights, covariance_weights : mapping of str to float
         Of the perceptual network's layers in them, see `kbstyle_example.losses`.
     validation : (sequence of Path, sequence of Path), optional
@@ -177,6 +182,7 @@ def distill(
             style_weight=style_weight,
             luminance_weight=luminance_weight,
             similarity_weight=similarity_weight,
+            similarity_follows=similarity_follows,
             detail_weight=detail_weight,
             feature_weights=feature_weights,
             style_weights=style_weights,
@@ -207,7 +213,7 @@ def distill(
         pairings=(kbstyle_pairing(teacher), kbstyle_pairing(student)),
         fit_adapters=fit_adapters,
         calibration=DataLoader(calibration, batch_size=batch_size),
-        task_loss=perceived.style if perceived is not None and perceived.style_weight else None,
+        task_loss=Painted(perceived) if perceived is not None and perceived.style_weight else None,
         task_weight=style_weight,
         evaluate=looked_at,
         about={

@@ -9,9 +9,9 @@ Style, at each layer l of the perceptual network, with o the result and s the pa
 
 and, where asked for, Σ_l w_l L_l once more, of both pictures in grey, the result's luminance brought to the mean and
 deviation of the painting's: colour can't lower it, only strokes and texture can. Against it stands, where asked for,
-1 − SSIM of the result and the photograph (`kbstyle_example.similarity`): what keeps shapes. And where a network draws
-several pixels at once, the finest detail can be held to the painting's in strength, and be kept off the lattice
-(`kbstyle_example.detail`).
+1 − SSIM of the result and the photograph (`kbstyle_example.similarity`): what keeps shapes, with a weight that can
+follow. And where a network draws several pixels at once, the finest detail can be held to the painting's in strength,
+and be kept off the lattice (`kbstyle_example.detail`).
 
 Dividing by the painting's own energy makes the layers comparable (raw VGG features differ by orders of magnitude
 between layers), so that the weights alone say what a layer counts. The abstract of the KBStyle paper speaks of a
@@ -33,6 +33,7 @@ from typing import Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from kbstyle_example.by_turns import ByTurns
 from kbstyle_example.detail import detail_distance
 from kbstyle_example.distances import (
     content_distance,
@@ -44,8 +45,8 @@ from kbstyle_example.distances import (
 from kbstyle_example.luminance import matched_luminance
 from kbstyle_example.networks import KBStyle
 from kbstyle_example.perceptual import Perceptual, layer_weights
-from kbstyle_example.similarity import ssim
-from skd.errors import NonFiniteError, ShapeError
+from kbstyle_example.similarity import Shapes
+from skd.errors import ArgumentError, NonFiniteError, ShapeError
 from skd.steps import Losses, Step
 
 __all__ = [
@@ -80,6 +81,7 @@ class Watching(nn.Module):
     Parameters
     ----------
     perceptual : Perceptual
+        If it is `ByTurns`, whose turn it is stands in the checkpoints.
 
     Examples
     --------
@@ -90,11 +92,23 @@ class Watching(nn.Module):
     """
 
     perceptual: Perceptual
+    turn: Tensor
 
     def __init__(self, perceptual: Perceptual) -> None:
         super().__init__()
         # No submodule: what only measures is neither trained nor kept.
         self.__dict__["perceptual"] = perceptual.freeze()
+        if isinstance(perceptual, ByTurns):
+            self.register_buffer("turn", torch.zeros((), dtype=torch.long))
+
+    def look(self, output: Tensor) -> dict[str, Tensor]:
+        """The features of a step's pictures; in training, the next network's turn begins here."""
+        if isinstance(self.perceptual, ByTurns):
+            trained = output.requires_grad and torch.is_grad_enabled()
+            self.perceptual.take_turn(int(self.turn) if trained else 0)
+            if trained:
+                self.turn += 1
+        return self.perceptual(output)  # type: ignore[no-any-return]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if recurse:
@@ -117,6 +131,9 @@ class StyleTask(Watching):
         with the photograph's.
     content_weight, style_weight, luminance_weight, similarity_weight, detail_weight : float
         Without a luminance weight the perceptual network doesn't run on the grey pictures.
+    similarity_follows : float, optional
+        Let the similarity's weight follow, so that shapes are kept as well as in the guide's pictures, and by so much
+        of SSIM better (`kbstyle_example.similarity.Shapes`).
     pixel_weight, feature_weight : float
         p of the module's formula, and what its f_l are multiplied by; of the guide's pictures.
     style_weights, covariance_weights, feature_weights : mapping of str to float
@@ -125,7 +142,8 @@ class StyleTask(Watching):
     Raises
     ------
     ArgumentError
-        A layer that the perceptual network doesn't have, or a weight that is negative or not finite.
+        A layer that the perceptual network doesn't have, or a weight that is negative or not finite; a weight that
+        follows without a guide, or from 0.
 
     Examples
     --------
@@ -154,6 +172,7 @@ class StyleTask(Watching):
         style_weight: float = STYLE_WEIGHT,
         luminance_weight: float = 0.0,
         similarity_weight: float = 0.0,
+        similarity_follows: float | None = None,
         detail_weight: float = 0.0,
         pixel_weight: float = PIXEL_WEIGHT,
         feature_weight: float = FEATURE_WEIGHT,
@@ -169,10 +188,14 @@ class StyleTask(Watching):
         of_all = (content_weight, style_weight, luminance_weight, similarity_weight, detail_weight)
         for weight in (*of_all, pixel_weight, feature_weight):
             layer_weights(perceptual, {perceptual.content_layer: weight})
+        if similarity_follows is not None and guide is None:
+            remedy = "imitate a network, or leave the weight of shapes as it is"
+            raise ArgumentError("the weight of shapes follows a guide's pictures", got="no guide", remedy=remedy)
+        self.shapes = Shapes(similarity_weight, similarity_follows)
         self.network = network
         self.__dict__["guide"] = guide  # no submodule, either
         self.content_weight, self.style_weight, self.luminance_weight = content_weight, style_weight, luminance_weight
-        self.similarity_weight, self.detail_weight = similarity_weight, detail_weight
+        self.detail_weight = detail_weight
         self.pixel_weight, self.feature_weight = pixel_weight, feature_weight
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -193,8 +216,9 @@ class StyleTask(Watching):
 
     def losses(self, output: Tensor, content: Tensor, style: Tensor) -> Losses:
         """The weighted terms for pictures (B, 3, H, W) already stylised."""
-        found, layer = self.perceptual(output), self.perceptual.content_layer
+        found, layer = self.look(output), self.perceptual.content_layer
         nothing = output.new_zeros(())
+        wanted = None if self.guide is None else guided(self.guide, content, style)
         with torch.no_grad():  # and no run for what doesn't count
             shown = self.perceptual(content)[layer] if self.content_weight else None
             painted = self.perceptual(style) if self.style_weight else None
@@ -214,13 +238,12 @@ class StyleTask(Watching):
         if self.luminance_weight:
             grey = self.luminance_weight * luminance_distance(self.perceptual, output, style, self.style_weights)
             terms["luminance"] = grey
-        if self.similarity_weight:
-            terms["shapes"] = self.similarity_weight * (1 - ssim(output, content)).float()
+        if self.shapes.begun:
+            terms["shapes"] = self.shapes(output, content, wanted)
         if self.detail_weight:
             terms["detail"] = self.detail_weight * detail_distance(output, style)
-        if self.guide is not None:
+        if wanted is not None:
             with torch.no_grad():
-                wanted = guided(self.guide, content, style)
                 imitated = self.perceptual(wanted) if self.feature_weight else found
             terms["pixels"] = self.pixel_weight * (output - wanted).abs().mean()
             terms["features"] = self.feature_weight * weighted(feature_distance, found, imitated, self.feature_weights)

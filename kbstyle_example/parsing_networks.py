@@ -22,7 +22,10 @@ def distill(command: Parser) -> None:
     _training(command, function, more='; "compressed": as skd.compress makes it of the teacher')
     command.add_argument("--teacher", default="teacher", help="bundled name or file (%(default)s)")
     command.add_argument(
-        "--perceptual", type=Path, help="weights file of a perceptual network to compare outputs under (none)"
+        "--perceptual",
+        type=Path,
+        nargs="+",
+        help="weights file of a perceptual network to compare outputs under, or several that look by turns (none)",
     )
     _perceptual_options(command)
     _losses(command, function)
@@ -43,7 +46,13 @@ def train(command: Parser) -> None:
     from kbstyle_example.train import train as function
 
     _training(command, function)
-    command.add_argument("--perceptual", type=Path, required=True, help="weights file of a perceptual network")
+    command.add_argument(
+        "--perceptual",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="weights file of a perceptual network, or several that look by turns",
+    )
     _perceptual_options(command)
     _guide(command)
     _losses(command, StyleTask)
@@ -162,6 +171,12 @@ def _losses(command: Parser, function: Callable[..., Any]) -> None:
     add(command, "--style-weight", function, "of the style's loss")
     add(command, "--luminance-weight", function, "of the style's loss of pictures in grey")
     add(command, "--similarity-weight", function, "of 1 − SSIM with the photograph: shapes that are kept")
+    command.add_argument(
+        "--similarity-follows",
+        type=float,
+        metavar="SSIM",
+        help="let that weight follow: shapes kept as in the pictures imitated, and by so much better (it stays)",
+    )
     add(command, "--detail-weight", function, "of the finest detail's distance from the painting's")
     add(command, "--feature-weight", function, "of the difference from what is imitated, feature by feature")
     for name, what in (
@@ -213,7 +228,7 @@ def _recipe(command: Parser, recipe: Recipe) -> None:
     for option, kind, what in (
         ("steps", int, "steps of training (%(default)s)"),
         ("seconds", float, "end after so much time (no limit)"),
-        ("learning_rate", float, "of Adam, at its highest (%(default)s)"),
+        ("learning_rate", float, "of the optimizer, at its highest (%(default)s)"),
         ("accumulate", int, "batches a step (%(default)s)"),
         ("average", float, "decay of a moving average of the weights (none)"),
         ("evaluate_every", int, "steps between two looks at the validation pictures (only at the end)"),
@@ -221,6 +236,9 @@ def _recipe(command: Parser, recipe: Recipe) -> None:
         ("seed", int, "of first weights and crops (%(default)s)"),
     ):
         command.add_argument(f"--{option.replace('_', '-')}", type=kind, default=getattr(recipe, option), help=what)
+    command.add_argument(
+        "--optimizer", choices=("adam", "adamw", "sgd", "soap"), default=recipe.optimizer, help="(%(default)s)"
+    )
     command.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default=recipe.precision, help="(%(default)s)"
     )

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kbstyle_example.detail import detail_distance
 from kbstyle_example.distances import covariance_distance, feature_distance, moment_distance, weighted
 from kbstyle_example.losses import COVARIANCE_WEIGHTS, FEATURE_WEIGHTS, STYLE_WEIGHTS, Watching, luminance_distance
 from kbstyle_example.perceptual import Perceptual, identity_of, layer_weights
-from kbstyle_example.similarity import ssim
+from kbstyle_example.similarity import Shapes
+from skd.errors import ArgumentError
 from skd.methods import Transfer
 
 
@@ -32,13 +33,17 @@ class Perceived(Watching):
     luminance_weight, similarity_weight, detail_weight : float
         Of the grey pictures' part in the task's loss, of 1 − SSIM with the photographs, and of the finest detail's
         distance from the paintings', beside 1 for the coloured pictures' part.
+    similarity_follows : float, optional
+        Let the similarity's weight follow, so that shapes are kept as well as in the teacher's pictures, and by so much
+        of SSIM better (`kbstyle_example.similarity.Shapes`).
     style_weights, covariance_weights, feature_weights : mapping of str to float
         w_l, k_l and f_l of `kbstyle_example.losses`.
 
     Raises
     ------
     ArgumentError
-        A layer that the perceptual network doesn't have, or a weight that is negative or not finite.
+        A layer that the perceptual network doesn't have, or a weight that is negative or not finite; a weight that
+        follows from 0, or without a feature weight, which is what looks at the teacher's pictures.
 
     Examples
     --------
@@ -61,6 +66,7 @@ class Perceived(Watching):
         style_weight: float = 1.0,
         luminance_weight: float = 0.0,
         similarity_weight: float = 0.0,
+        similarity_follows: float | None = None,
         detail_weight: float = 0.0,
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
         covariance_weights: Mapping[str, float] = COVARIANCE_WEIGHTS,
@@ -72,9 +78,13 @@ class Perceived(Watching):
         self.feature_weights = layer_weights(perceptual, feature_weights)
         for weight in (feature_weight, style_weight, luminance_weight, similarity_weight, detail_weight):
             layer_weights(perceptual, {perceptual.content_layer: weight})
+        if similarity_follows is not None and not feature_weight:
+            remedy = "a feature weight, which looks at them, or leave the weight of shapes as it is"
+            raise ArgumentError("the weight of shapes follows the teacher's pictures", got="none", remedy=remedy)
+        self.shapes = Shapes(similarity_weight, similarity_follows)
         self.feature_weight, self.style_weight, self.luminance_weight = feature_weight, style_weight, luminance_weight
-        self.similarity_weight, self.detail_weight = similarity_weight, detail_weight
-        self._seen: tuple[Tensor, dict[str, Tensor]] | None = None
+        self.detail_weight = detail_weight
+        self._seen: tuple[Tensor, dict[str, Tensor], Tensor] | None = None
 
     def transfers(self) -> list[Transfer]:
         """The row of the outputs, for a distillation."""
@@ -82,16 +92,17 @@ class Perceived(Watching):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Σ_l f_l ‖F_l(o) − F_l(t)‖² / ‖F_l(t)‖² of the student's pictures and the teacher's, a scalar."""
+        found = self.look(student)
         with torch.no_grad():
             wanted = self.perceptual(teacher)
-        found = self.perceptual(student)
-        self._seen = student, found  # the same pictures are looked at for their style next
+        self._seen = student, found, teacher  # the same pictures are looked at for their style next
         return weighted(feature_distance, found, wanted, self.feature_weights)
 
     def style(self, output: Tensor, batch: Sequence[Tensor]) -> Tensor:
         """The style's loss of `losses`, of pictures after a batch's paintings (photographs, paintings), a scalar."""
         seen, self._seen = self._seen, None
-        found = seen[1] if seen is not None and seen[0] is output else self.perceptual(output)
+        seen = seen if seen is not None and seen[0] is output else None
+        found = self.look(output) if seen is None else seen[1]
         with torch.no_grad():
             painted = self.perceptual(batch[1])
         moment = weighted(moment_distance, found, painted, self.style_weights)
@@ -99,8 +110,8 @@ class Perceived(Watching):
         if self.luminance_weight:
             grey = luminance_distance(self.perceptual, output, batch[1], self.style_weights)
             total = total + self.luminance_weight * grey
-        if self.similarity_weight:
-            total = total + self.similarity_weight * (1 - ssim(output, batch[0])).to(total)
+        if self.shapes.begun:
+            total = total + self.shapes(output, batch[0], None if seen is None else seen[2])
         if self.detail_weight:
             total = total + self.detail_weight * detail_distance(output, batch[1])
         return total
@@ -113,8 +124,29 @@ class Perceived(Watching):
         weights: list[Any] = [self.feature_weights, self.style_weights, self.covariance_weights]
         if self.luminance_weight:  # runs from before there was one go on
             weights.append(self.luminance_weight)
-        if self.similarity_weight:
-            weights.append(f"similarity {self.similarity_weight}")
+        if self.shapes.begun:
+            weights.append(self.shapes.identity())
         if self.detail_weight:
             weights.append(f"detail {self.detail_weight}")
         return " ".join(map(str, (self.perceptual.name, identity_of(self.perceptual), *weights)))
+
+
+class Painted(nn.Module):
+    """A distillation's task loss: `Perceived.style`, as a module, so that what it counts is in the checkpoints.
+
+    Parameters
+    ----------
+    perceived : Perceived
+
+    Examples
+    --------
+    See `kbstyle_example.distill.distill`, which gives it to `skd.distill`.
+    """
+
+    def __init__(self, perceived: Perceived) -> None:
+        super().__init__()
+        self.perceived = perceived
+
+    def forward(self, output: Tensor, batch: Sequence[Tensor]) -> Tensor:
+        """A scalar, of pictures after a batch's paintings."""
+        return self.perceived.style(output, batch)

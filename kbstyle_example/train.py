@@ -54,7 +54,7 @@ def train(
     contents, styles : sequence of Path
         Photographs and paintings.
     perceptual : Perceptual
-        See `load_perceptual`. It is frozen.
+        See `load_perceptual`; `kbstyle_example.by_turns.ByTurns` makes one of several. It is frozen.
     out : path
         Folder for checkpoints and log; a run found there goes on.
     recipe : skd.Recipe
@@ -119,8 +119,8 @@ def train(
     weights: list[Any] = [task.content_weight, task.style_weight, task.style_weights, task.covariance_weights]
     if task.luminance_weight:
         weights.append(task.luminance_weight)
-    if task.similarity_weight:
-        weights.append(f"similarity {task.similarity_weight}")
+    if task.shapes.begun:
+        weights.append(task.shapes.identity())
     if task.detail_weight:
         weights.append(f"detail {task.detail_weight}")
     if guide is not None:

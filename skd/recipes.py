@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from skd._code import code_of, without_addresses
-from skd.errors import ArgumentError
+from skd.errors import ArgumentError, MissingExtraError
 from skd.schedules import Schedule
 
 __all__ = ["Recipe"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adam", "adamw", "sgd"]
+Optimizer = Literal["adam", "adamw", "sgd", "soap"]
 Curve = Literal["cosine", "constant"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -35,8 +35,11 @@ class Recipe:
         Steps of the optimizer.
     learning_rate : float
         At its highest. Not used where `optimizer` is a callable.
-    optimizer : {"adam", "adamw", "sgd"} or callable
+    optimizer : {"adam", "adamw", "sgd", "soap"} or callable
         By name (``sgd`` with momentum 0.9), or a function from parameters to an optimizer, which has its own rates.
+        ``soap`` (Vyas et al. 2024, arXiv:2409.11321, algorithm 3) is Adam in the eigenvectors' basis of the gradients'
+        covariances: small networks, whose gradients cost more than that, come further in equal time (docs: training).
+        It is pytorch-optimizer's, from the extra ``soap``.
     weight_decay : float
         Of the named optimizers.
     schedule : {"cosine", "constant"} or callable
@@ -171,6 +174,8 @@ class Recipe:
         ------
         ArgumentError
             The user's function returns something else.
+        MissingExtraError
+            ``soap``: pytorch-optimizer isn't installed.
         """
         if callable(self.optimizer):
             made = self.optimizer(parameters)
@@ -178,6 +183,8 @@ class Recipe:
                 raise _error("optimizer", f"a function that returns {type(made).__name__}", "a torch.optim.Optimizer")
             return made
         options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        if self.optimizer == "soap":
+            return _soap()(parameters, **options)
         kinds: dict[str, Callable[..., torch.optim.Optimizer]]
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         if self.optimizer == "sgd":
@@ -187,6 +194,14 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """What the weights depend on, as plain values: a run goes on only where all of it is the same."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in _BESIDE}
+
+
+def _soap() -> Callable[..., torch.optim.Optimizer]:
+    try:
+        from pytorch_optimizer import SOAP
+    except ModuleNotFoundError:
+        raise MissingExtraError("pytorch-optimizer", extra="soap", purpose="optimizer='soap'") from None
+    return SOAP
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ import skd
 from kbstyle_example import STUDENT, KBStyle, KBStyleConfig, validation, weights_file
 from kbstyle_example.__main__ import main
 from kbstyle_example.beginning import scratch
+from kbstyle_example.by_turns import ByTurns
 from kbstyle_example.data import StylePairs
 from kbstyle_example.demo import run_demo
 from kbstyle_example.distill import distill
@@ -278,8 +279,8 @@ def test_recipe_options_reach_the_training(inputs: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(stop, "__signature__", inspect.signature(distill), raising=False)
     given: dict[str, Any] = {
         "steps": 7, "seconds": 8.5, "learning_rate": 0.25, "accumulate": 2, "average": 0.5, "evaluate_every": 3,
-        "save_every": 4, "seed": 5, "precision": "bfloat16", "crop": 32, "batch_size": 3, "workers": 2,
-        "vary_colours": 0.5, "vary_strokes": 0.75,
+        "save_every": 4, "seed": 5, "precision": "bfloat16", "optimizer": "soap", "crop": 32,
+        "batch_size": 3, "workers": 2, "vary_colours": 0.5, "vary_strokes": 0.75,
     }  # fmt: skip
     options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     assert main([*DISTILL, *options]) == 130
@@ -306,7 +307,7 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
     monkeypatch.setattr("kbstyle_example.peers.load_peer", lambda *names: asked.append(names) or guide)
     wanted: dict[str, Any] = {
         "start": "weights/begun", "style_weight": 2.5, "feature_weight": 3.5, "luminance_weight": 1.5,
-        "similarity_weight": 4.25, "detail_weight": 5.25,
+        "similarity_weight": 4.25, "similarity_follows": -0.5, "detail_weight": 5.25,
         "vary_colours": 0.25, "vary_strokes": 0.125, "hard_pairs": 7,
         "style_weights": {"relu1_1": 0.5, "relu2_1": 2.0}, "covariance_weights": {},
         "feature_weights": {"relu3_1": 1.0},
@@ -334,6 +335,26 @@ def test_losses_and_beginnings_reach_the_training(inputs: Path, monkeypatch: pyt
     assert identity_of(called["perceptual"]) == "abc lifted bfloat16"
     assert command == "distill" or called["guide"] is guide
     assert asked == ([] if command == "distill" else [("microast", Path("folder"))])
+
+
+def test_several_perceptual_networks_look_by_turns(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: dict[str, Any] = {}
+    asked: list[Any] = []
+
+    def stop(*given: Any, **options: Any) -> None:
+        called.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stop, "__signature__", inspect.signature(distill), raising=False)
+    monkeypatch.setattr("kbstyle_example.distill.distill", stop)
+    monkeypatch.setattr(
+        "kbstyle_example.perceptual_files.load_perceptual",
+        lambda path, **options: asked.append(path) or tiny_vgg(path, **options),
+    )
+    assert main([*DISTILL, "--perceptual", "4SE.pth", "5SE.pth", "--perceptual-precision", "bfloat16"]) == 130
+    assert asked == [Path("4SE.pth"), Path("5SE.pth")]
+    assert isinstance(called["perceptual"], ByTurns)
+    assert identity_of(called["perceptual"]) == "abc + abc bfloat16"
 
 
 def replaced(arguments: list[str], option: str, value: str) -> list[str]:

@@ -314,6 +314,7 @@ def test_all_weights_of_the_students_picture_reach_its_loss(
     monkeypatch.setattr(distill, "Perceived", Spy)
     kinds = ("feature", "style", "luminance", "similarity", "detail")
     weights = {f"{kind}_weight": float(index) for index, kind in enumerate(kinds, start=1)}
+    weights["similarity_follows"] = 0.125
     run(teacher, pictures, tmp_path / "run", skd.Recipe(steps=1), perceptual=judge(), **LAYERS, **weights)
     assert given == {**LAYERS, **weights}
 
@@ -325,6 +326,20 @@ def test_shapes_count_as_stated() -> None:
     torch.testing.assert_close(found, plain.style(output, (content, style)) + 3 * (1 - ssim(output, content).float()))
     assert found.dtype == torch.float32
     assert held.identity() == f"{plain.identity()} similarity 3.0"
+
+
+def test_the_weight_of_shapes_follows_the_teachers_pictures() -> None:
+    held = Perceived(judge(), **LAYERS, similarity_weight=3.0, similarity_follows=0.1)
+    content, style, wanted, output = torch.rand(4, 2, 3, 16, 24).unbind()
+    output.requires_grad_()
+    held(output, wanted)
+    held.style(output, (content, style))
+    missing = float(ssim(wanted, content) + 0.1 - ssim(output.detach(), content))
+    assert held.shapes.weight.item() == pytest.approx(3 * np.exp(0.15 * missing), rel=1e-5)
+    with pytest.raises(ArgumentError, match="the weight of shapes follows pictures; got none"):
+        held.style(output, (content, style))  # of which no teacher's were seen
+    with pytest.raises(ArgumentError, match=r"follows the teacher's pictures; got none\. Remedy: a feature weight"):
+        Perceived(judge(), **LAYERS, feature_weight=0.0, similarity_weight=3.0, similarity_follows=0.1)
 
 
 def test_the_finest_detail_counts_as_stated() -> None:

@@ -256,6 +256,16 @@ def test_shapes_that_are_kept_are_the_photographs() -> None:
     assert "shapes" not in task()(content, style).losses.terms
 
 
+def test_the_weight_of_shapes_follows_the_guides() -> None:
+    trainer = task(guide=lighter, similarity_weight=3.0, similarity_follows=-0.1, **IMITATED)
+    content, style = pictures()
+    step = trainer(content, style)
+    missing = float(ssim(lighter(content, style).clamp(0, 1), content) - 0.1 - ssim(step.output.detach(), content))
+    assert trainer.shapes.weight.item() == pytest.approx(3 * np.exp(0.15 * missing), rel=1e-5)
+    with pytest.raises(ArgumentError, match=r"follows a guide's pictures; got no guide\. Remedy: imitate a network"):
+        task(similarity_weight=3.0, similarity_follows=0.0)
+
+
 def test_the_finest_detail_is_the_paintings() -> None:
     trainer = task(content_weight=0.0, style_weight=0.0, detail_weight=3.0)
     content, style = pictures()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kbstyle_example.similarity import ssim
-from skd.errors import ShapeError
+from kbstyle_example.similarity import Shapes, ssim
+from skd.errors import ArgumentError, ShapeError
 
 Array = np.ndarray[Any, Any]
 
@@ -82,3 +82,68 @@ def test_ssim_needs_pictures_of_one_size_and_as_large_as_the_window() -> None:
 def test_its_gradient() -> None:
     first, second = torch.rand(2, 2, 3, 12, 13, dtype=torch.float64).requires_grad_().unbind()
     assert torch.autograd.gradcheck(ssim, (first, second))
+
+
+# --- the loss that holds shapes --------------------------------------------------------------------------------------
+
+
+def test_shapes_are_weighed() -> None:
+    content, output = torch.rand(2, 2, 3, 16, 20)
+    loss = Shapes(3.0)(output.requires_grad_(), content)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.detach(), 3 * (1 - ssim(output.detach(), content)).float())
+    assert Shapes(3.0).state_dict() == {}  # runs from before there was one go on
+
+
+@pytest.mark.parametrize("follows", [0.0, 0.1, -0.2])
+def test_a_weight_that_follows_goes_up_while_shapes_are_kept_worse(follows: float) -> None:
+    content, reference, output = torch.rand(3, 2, 3, 16, 20)
+    output.requires_grad_()
+    shapes = Shapes(2.0, follows)
+    found, wanted, weight = float(ssim(output.detach(), content)), float(ssim(reference, content)), 2.0
+    for _ in range(3):
+        loss = shapes(output, content, reference)
+        assert loss.item() == pytest.approx(weight * (1 - found), rel=1e-5)
+        weight *= np.exp(0.15 * (wanted + follows - found))
+        assert shapes.weight.item() == pytest.approx(weight, rel=1e-5)
+    loss.backward()  # through the weight of its own step
+    gradient = torch.autograd.grad(-ssim(output, content), output)[0]
+    used = weight / np.exp(0.15 * (wanted + follows - found))
+    assert output.grad is not None
+    torch.testing.assert_close(output.grad, used * gradient, rtol=1e-4, atol=1e-9)
+
+
+def test_a_weight_that_follows_stays_between_its_bounds_and_without_gradients() -> None:
+    content = torch.rand(1, 3, 16, 20)
+    output = (1 - content).requires_grad_()
+    for follows, end in ((1e6, 50.0), (-1e6, 0.05)):
+        shapes = Shapes(2.0, follows)
+        shapes(output, content, content)
+        assert shapes.weight.item() == pytest.approx(end)
+        with torch.no_grad():
+            shapes(output, content)
+        assert shapes.weight.item() == pytest.approx(end)
+
+
+def test_a_weight_finds_what_keeps_the_shapes_asked_for() -> None:
+    """A picture pulled from the photograph: where a fixed weight leaves it short, one that follows brings it there."""
+    noise = torch.Generator().manual_seed(3)
+    content, pull = torch.rand(2, 1, 3, 16, 20, generator=noise)
+    kept = {}
+    for follows in (None, 0.0):
+        shapes, output = Shapes(0.05, follows), pull.clone().requires_grad_()
+        reference = 0.6 * content + 0.4 * pull
+        for _ in range(600):
+            loss = (output - pull).square().mean() + 0.1 * shapes(output, content, reference)
+            (gradient,) = torch.autograd.grad(loss, output)
+            output = (output - 30 * gradient).detach().requires_grad_()
+        kept[follows] = float(ssim(output.detach(), content) - ssim(reference, content))
+    assert kept[None] < -0.2
+    assert kept[0.0] == pytest.approx(0, abs=0.02)
+
+
+def test_what_cant_be_followed() -> None:
+    with pytest.raises(ArgumentError, match=r"a weight of shapes that follows begins; got 0\.0; expected above 0"):
+        Shapes(0.0, follows=0.0)
+    with pytest.raises(ArgumentError, match=r"the weight of shapes follows pictures; got none"):
+        Shapes(1.0, follows=0.0)(torch.rand(1, 3, 16, 16, requires_grad=True), torch.rand(1, 3, 16, 16))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -87,11 +88,12 @@ def by_hand(
         ({}, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), {}),
         ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, lr=0.1), {}),
         ({"optimizer": "adamw", "weight_decay": 0.2}, lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2), {}),
+        ({"optimizer": "soap", "weight_decay": 0.2}, lambda p: SOAP(p, lr=0.1, weight_decay=0.2), {}),
         ({"optimizer": lambda p: torch.optim.RMSprop(p, lr=0.03)}, lambda p: torch.optim.RMSprop(p, lr=0.03), {}),
         ({"steps": 3, "accumulate": 2}, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), {"accumulate": 2}),
         ({"clip": 0.3}, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), {"clip": 0.3}),
     ],
-    ids=["sgd", "adam", "adamw", "own", "accumulated", "clipped"],
+    ids=["sgd", "adam", "adamw", "soap", "own", "accumulated", "clipped"],
 )
 def test_the_weights_are_those_of_a_loop_written_by_hand(
     tmp_path: Path, change: dict[str, Any], make: Callable[[Any], torch.optim.Optimizer], options: dict[str, Any]
@@ -317,6 +319,7 @@ def test_tensorboard(tmp_path: Path) -> None:
         ("tqdm", {}, "train"),
         ("filelock", {}, "train"),
         ("tensorboard", {"tensorboard": True}, "tensorboard"),
+        ("pytorch_optimizer", {"optimizer": "soap"}, "soap"),
     ],
 )
 def test_what_is_not_installed_is_named(
@@ -327,7 +330,7 @@ def test_what_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     if package == "tensorboard":
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MissingExtraError, match=rf"needs the package '{package}'.*pip install 'skd\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"needs the package '{package.replace('_', '-')}'.*'skd\[{extra}\]'"):
         fit(Net(), batches(), tmp_path, recipe=replace(PLAIN, **change))
 
 
@@ -554,7 +557,7 @@ def test_modules_that_can_not_be_trained(tmp_path: Path) -> None:
         ({"seconds": math.inf}, "seconds of a recipe"),
         ({"average": 1.0}, "average of a recipe; got 1.0; expected a number between 0 and 1"),
         ({"weight_decay": -0.1}, "weight_decay of a recipe"),
-        ({"optimizer": "lion"}, r"optimizer of a recipe; got 'lion'; expected adam, adamw, sgd, or a function"),
+        ({"optimizer": "lion"}, r"optimizer of a recipe; got 'lion'; expected adam, adamw, sgd, soap, or a function"),
         ({"schedule": "linear"}, r"schedule of a recipe; got 'linear'; expected cosine, constant, or a function"),
         ({"precision": "int8"}, r"precision of a recipe; got 'int8'; expected float32, bfloat16, float16"),
         ({"keep": 1}, "keep of a recipe; got 1; expected 2 or more"),

@@ -124,13 +124,13 @@ def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("at", [1, 4, 5, 8, 11])
-def test_a_run_that_goes_on_is_bit_equal(tmp_path: Path, at: int) -> None:
-    whole, pieces = Net(), Net()
-    fit(whole, loader(), tmp_path / "whole", recipe=RECIPE)
-    interrupted(tmp_path / "pieces", at, net=pieces)
+@pytest.mark.parametrize(("at", "optimizer"), [(1, "adam"), (4, "adam"), (5, "adam"), (8, "adam"), (11, "soap")])
+def test_a_run_that_goes_on_is_bit_equal(tmp_path: Path, at: int, optimizer: Any) -> None:
+    whole, pieces, recipe = Net(), Net(), replace(RECIPE, optimizer=optimizer)
+    fit(whole, loader(), tmp_path / "whole", recipe=recipe)
+    interrupted(tmp_path / "pieces", at, net=pieces, recipe=recipe)
     pieces = Net(seed=9)  # a script that draws its first weights anew each time
-    run = fit(pieces, loader(), tmp_path / "pieces", recipe=RECIPE)
+    run = fit(pieces, loader(), tmp_path / "pieces", recipe=recipe)
     assert run.steps == 12
     assert_same(whole.state_dict(), pieces.state_dict())
     assert_same(state(tmp_path / "whole", 12), state(tmp_path / "pieces", 12))
