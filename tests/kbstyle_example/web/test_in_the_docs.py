@@ -113,3 +113,9 @@ def test_all_is_connected(inside: ModuleType) -> None:
     assert callable(again)
     assert again(app, None, set(), set(), set()) == ["web"]
     assert '"web_page",' in (DOCS / "conf.py").read_text(encoding="utf-8")
+
+
+def test_the_picture_of_the_page_is_by_the_bundled_weights() -> None:
+    import drawn_web
+
+    assert drawn_web.digest_in_picture() == drawn_web.weights_digest(), "stale: python docs/drawn_web.py"
