@@ -1,15 +1,16 @@
 """What happens from one pixel to the next: how strong a picture's finest detail is, and whether it hangs on a lattice.
 
 A network that draws four pixels at once can feign a painting's fine detail with a pattern of two pixels. Features of
-VGG hardly tell one from the other, eyes and other networks do. Along rows and along columns, with high-pass filters h
-of three widths (binomial differences of order 6 and 4, and a second difference of every other pixel) and their
-deviations σ_h, of each colour::
+VGG hardly tell one from the other, eyes and other networks do. With high-pass filters h and their deviations σ_h, of
+each colour::
 
     D = mean_h,c (σ_o − σ_s)² / (σ_s² + ε_h²)            detail of the result and of the painting
     U = 2 · Var_p(e_p) / Mean_p(e_p)²                    unevenness of the result
 
 where e_p is the energy that the result's luminance, less its mean over 3×3 pixels, has at the four positions p of every
-2×2 pixels.
+2×2 pixels. The filters are three along columns and three along rows (binomial differences of order 6 and 4, and a
+second difference of every other pixel), a second difference along each of the diagonals, and second differences along
+both sides at once, of every pixel or of every other. Where rows and columns count alone, a network hatches along them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ FILTERS = (
     (0, -1 / 4, 0, 2 / 4, 0, -1 / 4, 0),
 )
 FLOORS = (0.003, 0.005, 0.006)  # below them nobody sees anything
+STEPS = ((1, 1), (1, 2), (2, 1), (2, 2))  # pixels along columns and along rows, of differences along both
+FLOORS_ACROSS = (0.006, 0.006, 0.003, 0.004, 0.004, 0.005)
 WIDTH = len(FILTERS[0])
 
 
@@ -55,19 +58,19 @@ def detail_distance(result: Tensor, style: Tensor) -> Tensor:
         if min(image.shape[-2:]) < WIDTH:
             raise ShapeError("a picture too small for its detail", got=tuple(image.shape), expected=f"{WIDTH} a side")
     found, wanted = strengths(result), strengths(style)
-    floors = found.new_tensor(FLOORS).repeat(2)[:, None]
+    floors = found.new_tensor((*FLOORS, *FLOORS, *FLOORS_ACROSS))[:, None]
     apart = (found - wanted).square() / (wanted.square() + floors.square())
     return apart.mean() + unevenness(result)
 
 
 def strengths(image: Tensor) -> Tensor:
-    """(B, 3, H, W) → (B, 6, 3): deviations of the three filters along columns, then along rows, of each colour.
+    """(B, 3, H, W) → (B, 12, 3): deviations of what the filters pass, in the module's order, of each colour.
 
     Examples
     --------
     >>> rows = torch.tensor([0.0, 1.0]).repeat(8).view(1, 1, 16, 1).expand(1, 3, 16, 16)  # changes with every row
     >>> strengths(rows)[0, :, 0].round(decimals=2).abs().tolist()
-    [0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
+    [0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
     """
     image = image.float()
     found = []
@@ -76,9 +79,21 @@ def strengths(image: Tensor) -> Tensor:
         shifted = [image.narrow(dimension, start, steps) for start in range(WIDTH)]
         for weights in FILTERS:
             parts = [weight * part for weight, part in zip(weights, shifted, strict=True) if weight]
-            passed = torch.stack(parts).sum(0)
-            found.append((passed.square().mean((2, 3)) + 1e-7).sqrt())  # the root has a slope at 0
-    return torch.stack(found, 1)
+            found.append(torch.stack(parts).sum(0))
+    inner = 2 * image[..., 1:-1, 1:-1]
+    found.append((inner - image[..., :-2, :-2] - image[..., 2:, 2:]) / 4)
+    found.append((inner - image[..., :-2, 2:] - image[..., 2:, :-2]) / 4)
+    found += [_second(_second(image, 2, down), 3, along) for down, along in STEPS]
+    return torch.stack(
+        [(passed.square().mean((2, 3)) + 1e-7).sqrt() for passed in found], 1
+    )  # the root has a slope at 0
+
+
+def _second(image: Tensor, dimension: int, step: int) -> Tensor:
+    """The second difference of pixels that are `step` apart, over 4: a wave of two steps passes whole."""
+    size = image.shape[dimension] - 2 * step
+    before, here, after = (image.narrow(dimension, start, size) for start in (0, step, 2 * step))
+    return (2 * here - before - after) / 4
 
 
 def unevenness(image: Tensor) -> Tensor:
