@@ -1,7 +1,7 @@
 // Written by `python -m kbstyle_example web --rebuild`.
 self.KBSTYLE = {
-  "version": "bfa4df1cf7094976",
-  "weights": "2f26a37c4bd01bd0f1c30acf05bba7f5ac13c252a38e64a5282548117d1fa8ce",
+  "version": "b672c87318d23c03",
+  "weights": "853b70f234f6d21cb68e58242c8ddc3ea0e0e27ff15a2c086ba4fa11e18ae85d",
   "files": [
     "app.webmanifest",
     "camera.js",
