@@ -59,7 +59,8 @@ def test_it_paints_what_pytorch_paints(options: Any) -> None:
     styles = [PAINTING, OTHER]
     one, other = (kind(styles, **options)(photograph) for kind in (OnnxPainter, Painter))
     assert one.shape == photograph.shape
-    assert apart(one, other) <= 2
+    # Scaled up again, a picture has two resamplings' rounding beside the network's.
+    assert apart(one, other) <= (3 if "paint_size" in options else 2)
 
 
 @given(st.integers(1, 60), st.integers(2, 60), st.integers(0, 9))  # one pixel is flat: rounding is all that varies
