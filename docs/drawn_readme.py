@@ -54,9 +54,9 @@ def picture() -> bytes:
     return file.getvalue()
 
 
-def digest_in_picture() -> str:
-    """Of the weights that painted the committed picture."""
-    with Image.open(PICTURE) as image:
+def digest_in_picture(picture: Path = PICTURE) -> str:
+    """Of the weights that painted a committed picture."""
+    with Image.open(picture) as image:
         return bytes(image.info["comment"]).decode().split()[-1]
 
 

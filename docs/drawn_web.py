@@ -25,13 +25,15 @@ def picture() -> bytes:
     """The page with a portrait by Van Gogh for a painting, and a third of the photograph still there."""
     from playwright.sync_api import sync_playwright
 
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        raise SystemExit("there is no Chromium: apt-get install chromium")
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     runtime = webpage._cache() / webpage.RUNTIME
     with webpage.server(runtime) as served, sync_playwright() as tools:
         thread = threading.Thread(target=served.serve_forever)
         thread.start()
         try:
-            chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
             browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"] if root else [])
             page = browser.new_page(viewport={"width": WINDOW[0], "height": WINDOW[1]})
             page.goto(f"http://localhost:{served.server_address[1]}/")
@@ -46,12 +48,6 @@ def picture() -> bytes:
         comment = f"kbstyle.safetensors {weights_digest()}"
         image.convert("RGB").save(file, "JPEG", quality=85, optimize=True, comment=comment)
     return file.getvalue()
-
-
-def digest_in_picture() -> str:
-    """Of the weights that painted the committed picture."""
-    with Image.open(PICTURE) as image:
-        return bytes(image.info["comment"]).decode().split()[-1]
 
 
 if __name__ == "__main__":

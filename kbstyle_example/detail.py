@@ -84,9 +84,8 @@ def strengths(image: Tensor) -> Tensor:
     found.append((inner - image[..., :-2, :-2] - image[..., 2:, 2:]) / 4)
     found.append((inner - image[..., :-2, 2:] - image[..., 2:, :-2]) / 4)
     found += [_second(_second(image, 2, down), 3, along) for down, along in STEPS]
-    return torch.stack(
-        [(passed.square().mean((2, 3)) + 1e-7).sqrt() for passed in found], 1
-    )  # the root has a slope at 0
+    # The root has a slope at 0.
+    return torch.stack([(passed.square().mean((2, 3)) + 1e-7).sqrt() for passed in found], 1)
 
 
 def _second(image: Tensor, dimension: int, step: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -86,7 +88,7 @@ class Shapes(nn.Module):
     Raises
     ------
     ArgumentError
-        A λ that follows and begins at 0.
+        A λ that follows and begins at 0, or follows by what isn't a finite number.
 
     Examples
     --------
@@ -104,6 +106,10 @@ class Shapes(nn.Module):
         if follows is not None and not weight > 0:
             remedy = "a weight to begin with, such as 2"
             raise ArgumentError("a weight of shapes that follows begins", got=weight, expected="above 0", remedy=remedy)
+        if follows is not None and not math.isfinite(follows):
+            raise ArgumentError(
+                "by how much of SSIM shapes shall be kept better", got=follows, expected="a finite number"
+            )
         self.begun, self.follows = float(weight), follows
         self.register_buffer("weight", torch.tensor(float(weight)), persistent=follows is not None)
 

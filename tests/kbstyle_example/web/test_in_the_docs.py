@@ -116,6 +116,8 @@ def test_all_is_connected(inside: ModuleType) -> None:
 
 
 def test_the_picture_of_the_page_is_by_the_bundled_weights() -> None:
+    import drawn_readme
     import drawn_web
 
-    assert drawn_web.digest_in_picture() == drawn_web.weights_digest(), "stale: python docs/drawn_web.py"
+    found = drawn_readme.digest_in_picture(drawn_web.PICTURE)
+    assert found == drawn_readme.weights_digest(), "stale: python docs/drawn_web.py"
