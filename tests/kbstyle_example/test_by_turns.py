@@ -63,6 +63,9 @@ def test_without_gradients_the_first_looks_and_no_turn_passes() -> None:
     trained.append(float(task(content, style).losses["style"].detach()))
     assert looked == pytest.approx([trained[0]] * 2)
     assert trained[1] != pytest.approx(trained[0], rel=0.01)
+    with torch.no_grad():  # a picture that is a parameter itself asks for gradients even here
+        task.losses(torch.rand(2, 3, 16, 24, requires_grad=True), content, style)
+    assert int(task.turn) == 2
 
 
 def test_a_students_picture_is_under_one_network_in_a_step() -> None:
