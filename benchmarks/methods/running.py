@@ -8,14 +8,16 @@ import argparse
 import multiprocessing
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 
-from benchmarks.methods.cells import Cell, Prepared, Store, run_cell
+from benchmarks.methods.cells import Cell, Prepared, Store
 from benchmarks.methods.tasks import task_of
+from benchmarks.methods.together import run_together
 from kbstyle_example.evaluation.costs import surroundings
 
 _prepared: dict[tuple[str, bool, Path, Path], Prepared] = {}
@@ -30,11 +32,20 @@ def prepared(task: str, smoke: bool, data: Path, cache: Path) -> Prepared:
     return _prepared[key]
 
 
-def work(options: argparse.Namespace, store: Store, cell: Cell) -> None:
-    """Run a cell and keep its line."""
-    found = run_cell(prepared(options.task, options.smoke, options.data, options.cache), cell)
-    store.add(cell, found, surroundings())
-    print(*cell[:4], found.get("value", found.get("na")), flush=True)
+def work(options: argparse.Namespace, store: Store, cells: Sequence[Cell]) -> None:
+    """Run cells of one seed together and keep their lines."""
+    ready = prepared(options.task, options.smoke, options.data, options.cache)
+    for cell, found in zip(cells, run_together(ready, cells), strict=True):
+        store.add(cell, found, surroundings())
+        print(*cell[:4], found.get("value", found.get("na")), flush=True)
+
+
+def groups(cells: Sequence[Cell], most: int) -> list[list[Cell]]:
+    """Cells that see the same batches, at most so many together."""
+    alike: dict[tuple[int, int, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        alike[cell.seed, cell.steps, cell.split].append(cell)
+    return [some[k : k + most] for some in alike.values() for k in range(0, len(some), most)]
 
 
 def end_with_parent() -> None:
@@ -52,12 +63,12 @@ def end_with_parent() -> None:
 def run_all(options: argparse.Namespace, store: Store, cells: Sequence[Cell]) -> None:
     """Those that are missing."""
     done = store.done()
-    missing = [cell for cell in cells if cell not in done]
+    missing = groups([cell for cell in cells if cell not in done], options.together)
     if options.jobs <= 1 or len(missing) <= 1:
-        for cell in missing:
-            work(options, store, cell)
+        for some in missing:
+            work(options, store, some)
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=end_with_parent) as pool:
-        for future in [pool.submit(work, options, store, cell) for cell in missing]:
+        for future in [pool.submit(work, options, store, some) for some in missing]:
             future.result()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import skd
+from skd.recipes import Precision
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Setting:
         Each is twice as long as the one before.
     begins_as : str
         A bundled, narrower teacher that this one begins as (`widening`).
+    long_precision : str
+        Of trainings of `final` steps and more, where the processor has it; shorter ones are in float32.
     crop : int
         Side of pictures in pixels; 0 where there are none.
     """
@@ -54,6 +57,7 @@ class Setting:
     crop: int = 0
     teacher_rounds: int = 1
     begins_as: str = ""
+    long_precision: Precision = "float32"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ SETTINGS = {
         teacher_batch=8,
         begins_as="denoiser-32-64-128-32000-8-64",
         crop=64,
+        long_precision="bfloat16",
     ),
     "pronunciation": Setting(
         batch=32,

@@ -38,7 +38,7 @@ ARMS = [
 @pytest.fixture
 def parts() -> dict[str, ModuleType]:
     names = ("arms", "task", "tasks", "training", "denoising", "cells", "table", "draw", "running")
-    names = (*names, "definitions", "__main__")
+    names = (*names, "definitions", "together", "__main__")
     return {name: importlib.import_module(f"benchmarks.methods.{name}") for name in names}
 
 
@@ -80,7 +80,7 @@ def test_a_smoke_run(
     def never(*_: Any) -> dict[str, Any]:
         raise RuntimeError("it was run twice")
 
-    monkeypatch.setattr(parts["running"], "run_cell", never)
+    monkeypatch.setattr(parts["running"], "run_together", never)
     main(command)  # nothing is missing
     assert out.read_bytes() == kept
     assert capsys.readouterr().out.splitlines()[-5:] == table.splitlines()[-5:]
@@ -107,6 +107,61 @@ def test_side_by_side_as_a_command(folder: Path, tmp_path: Path) -> None:
     assert done.stdout.count("denoising AT") == 4
 
 
+def test_cells_together_are_the_same_cells(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
+    cells = parts["cells"]
+    prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    runs = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    prepared.task.teacher.down1.register_forward_pre_hook(counted)
+    # MGD draws masks from the global random numbers, Collaborative has stages.
+    arms = ("SKD", "MGD", "from scratch", "Hinton", "Collaborative", "SKD's start, not trained", "output only", "AT")
+    some = [cells.Cell("denoising", arm, 1.0, 0, 30, "validation") for arm in arms]
+    alone = [cells.run_cell(prepared, cell) for cell in some]
+    needed, runs = runs, 0
+    torch.manual_seed(3)
+    at_once = parts["together"].run_together(prepared, some)
+    assert runs < needed / 2
+    assert all(line.pop("cpu_seconds", 0) >= 0 for line in (*alone, *at_once))
+    assert at_once == alone
+    assert len({line["value"] for line in alone if "value" in line}) == len(arms) - 1
+    torch.testing.assert_close(torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(3)), rtol=0, atol=0)
+
+
+def test_an_error_of_a_cell_leaves_the_others(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells, together = parts["cells"], parts["together"]
+    prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    trained, done = cells._train, list[str]()
+
+    def train(task: Any, student: nn.Module, rows: Any, loader: Any, cell: Any, **options: Any) -> None:
+        if cell.arm == "FitNets":
+            options["each"]()
+            raise RuntimeError("no more memory")
+        trained(task, student, rows, loader, cell, **options)
+        done.append(cell.arm)
+
+    monkeypatch.setattr(cells, "_train", train)
+    some = [cells.Cell("denoising", arm, 1.0, 0, 2, "validation") for arm in ("AT", "FitNets", "output only")]
+    with pytest.raises(RuntimeError, match="no more memory"):
+        together.run_together(prepared, some)
+    assert done == ["AT", "output only"]
+    assert torch.get_num_threads() == 1  # as `conftest` has it
+
+
+def test_only_cells_of_the_same_batches_go_together(parts: dict[str, ModuleType]) -> None:
+    cell = parts["cells"].Cell
+    some = [cell("t", arm, 1.0, seed, 2, "test") for arm in "abc" for seed in (0, 1)]
+    found = parts["running"].groups([*some, cell("t", "a", 1.0, 0, 4, "test")], 2)
+    assert [[(each.arm, each.seed, each.steps) for each in group] for group in found] == [
+        [("a", 0, 2), ("b", 0, 2)], [("c", 0, 2)], [("a", 1, 2), ("b", 1, 2)], [("c", 1, 2)], [("a", 0, 4)]
+    ]  # fmt: skip
+
+
 def test_adapters_are_fitted_where_an_arm_says_so(
     parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +186,7 @@ def test_what_students_begin_as(
     cells = parts["cells"]
     prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
     begun: list[dict[str, torch.Tensor]] = []
-    monkeypatch.setattr(cells, "_train", lambda task, student, *_: begun.append(student.state_dict()))
+    monkeypatch.setattr(cells, "_train", lambda task, student, *_, **__: begun.append(student.state_dict()))
     random = "SKD's loss, random start"
     arms = [(random, 0), ("FitNets", 0), (random, 1), ("SKD", 0), ("SKD's start, FitNets", 1)]
     arms += [("SKD, encoder only", 0), ("SKD, decoder only", 0), ("SKD, fitted start", 0)]
