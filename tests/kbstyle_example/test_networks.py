@@ -484,3 +484,16 @@ def test_even_phases_keep_the_mean_and_take_the_pattern(memory: torch.memory_for
 def test_the_bundled_teacher_has_no_pattern_of_two_pixels() -> None:
     after = load_weights("teacher").decoder.output(torch.ones(1, 32, 4, 4)).detach()
     assert float((after - after.mean((2, 3), keepdim=True)).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float16, 1.0), (torch.bfloat16, 4.0)])
+def test_it_paints_in_half(dtype: torch.dtype, apart: float) -> None:
+    """As whoever calls ``.half()`` or ``.bfloat16()`` on the bundled network expects."""
+    network = load_weights("kbstyle")
+    content, style = (torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    content, style = (F.interpolate(x, (96, 128), mode="bicubic").clamp(0, 1) for x in (content, style))
+    with torch.inference_mode():
+        wanted = network(content, style).clamp(0, 1)
+        found = network.to(dtype)(content.to(dtype), style.to(dtype))
+    assert found.dtype == dtype
+    assert 255 * (found.float().clamp(0, 1) - wanted).square().mean().sqrt() < apart
