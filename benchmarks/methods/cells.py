@@ -126,12 +126,22 @@ class Noted(Dataset[Any]):
         return sample
 
 
-def run_cell(prepared: Prepared, cell: Cell, *, each: Any = None, cache: Any = None) -> dict[str, Any]:
-    """Train and measure; a method without a meaning on this task says why under "na". See `distill` for the options."""
+def samples_of(task: Task, cell: Cell) -> Dataset[Any]:
+    """What a cell is trained on: the same for all cells of its seed."""
+    return task.samples("train", cell.seed, cell.steps * task.setting.batch)
+
+
+def run_cell(
+    prepared: Prepared, cell: Cell, *, source: Any = None, each: Any = None, cache: Any = None
+) -> dict[str, Any]:
+    """Train and measure; a method without a meaning on this task says why under "na".
+
+    `source` are its samples, if they are there already; see `distill` for the other options.
+    """
     task, arm = prepared.task, ARMS[cell.arm]
     student = prepared.student(cell.seed, arm.start)
     began = time.thread_time()
-    samples = Noted(task.samples("train", cell.seed, cell.steps * task.setting.batch))
+    samples = Noted(source or samples_of(task, cell))
     if arm.trained:
         try:
             rows = _rows(prepared, student, cell)

@@ -1,4 +1,4 @@
-"""Cells of one seed together: they see the same batches, so their teacher runs once a step for all of them."""
+"""Cells of one seed together: what they see, and what their teacher says of it, is made once a step for all of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
+from torch.utils.data import Dataset
 
-from benchmarks.methods.cells import Cell, Prepared, recipe_of, run_cell
+from benchmarks.methods.cells import Cell, Prepared, recipe_of, run_cell, samples_of
 from skd._training.engine import Engine
 from skd.adapters import Adapter
 from skd.taps import Tap, Taps
@@ -29,6 +30,7 @@ def run_together(prepared: Prepared, cells: Sequence[Cell]) -> list[dict[str, An
     if len(cells) == 1:
         return [run_cell(prepared, cells[0])]
     turns, teacher = Turns(len(cells)), TeacherForAll()
+    source = ReadOnce(samples_of(prepared.task, cells[0]), 2 * prepared.task.setting.batch)
     found: list[dict[str, Any]] = [{} for _ in cells]
     errors: list[BaseException] = []
 
@@ -37,7 +39,7 @@ def run_together(prepared: Prepared, cells: Sequence[Cell]) -> list[dict[str, An
         with turns.of(index):
             try:
                 each = lambda *_: turns.pass_on(index)  # noqa: E731 - after each step of the optimizer
-                found[index] = run_cell(prepared, cells[index], each=each, cache=teacher)
+                found[index] = run_cell(prepared, cells[index], source=source, each=each, cache=teacher)
             except BaseException as error:
                 errors.append(error)
 
@@ -100,6 +102,23 @@ class Turns:
         with self.changed:
             self.changed.wait_for(lambda: self.turn == index)
         _put_random_state(self.kept[index])
+
+
+class ReadOnce(Dataset[Any]):
+    """Samples of which the last few are kept."""
+
+    def __init__(self, source: Any, most: int) -> None:
+        self.source, self.most, self.kept = source, most, dict[int, Any]()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        if index not in self.kept:
+            self.kept[index] = self.source[index]
+            if len(self.kept) > self.most:
+                del self.kept[next(iter(self.kept))]
+        return self.kept[index]
 
 
 class TeacherForAll:
