@@ -153,6 +153,24 @@ def test_an_error_of_a_cell_leaves_the_others(
     assert torch.get_num_threads() == 1  # as `conftest` has it
 
 
+def test_samples_are_read_once_and_let_go(parts: dict[str, ModuleType]) -> None:
+    read = list[int]()
+
+    class Source:
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, index: int) -> int:
+            read.append(index)
+            return 10 * index
+
+    once = parts["together"].ReadOnce(Source(), 4)
+    assert [once[k] for k in (0, 1, 0, 1, 2, 3, 0, 4, 4, 0)] == [0, 10, 0, 10, 20, 30, 0, 40, 40, 0]
+    assert read == [0, 1, 2, 3, 4, 0]  # the oldest went when there were five
+    assert len(once) == 9
+    assert len(once.kept) == 4
+
+
 def test_only_cells_of_the_same_batches_go_together(parts: dict[str, ModuleType]) -> None:
     cell = parts["cells"].Cell
     some = [cell("t", arm, 1.0, seed, 2, "test") for arm in "abc" for seed in (0, 1)]
