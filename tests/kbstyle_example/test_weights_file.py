@@ -345,6 +345,12 @@ def test_tampered_files(path: Path, change: Any) -> None:
     assert len(str(error.value)) < 600
 
 
+def test_more_blocks_than_tensors_are_refused_before_they_are_built(path: Path) -> None:
+    rewrite(path, _config(deep_blocks=300))  # few enough to build, so that a guard that is gone shows and doesn't hang
+    with pytest.raises(FileError, match="more blocks than tensors"):
+        load_weights(path)
+
+
 def _fewer_values(tensors: dict[str, Any], _: Any) -> None:
     tensors["values"] = tensors["values"][:-1].clone()
 
