@@ -9,21 +9,22 @@ one seed, by the validation split (`cells.TUNING_SEED`); then the seeds of the t
 that stands in ``--out`` already isn't run again, so a run that was killed goes on. ``--jobs`` runs cells side by side,
 and ``--together`` lets cells of a seed, which see the same batches, share what the teacher says of them.
 
-``--stage screen`` measures on validation; ``--stage final`` on the test split, with more steps: run it once, when all
-definitions are fixed.
+``--stage screen`` measures on validation; ``--stage final`` on the test split, with more steps and, unless methods are
+named, for the finalists of the screening alone (`table.finalists`): run it once, when all definitions are fixed.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.methods.arms import ARMS, CONTROLS, FACTORS, METHODS
+from benchmarks.methods.arms import ARMS, FACTORS
 from benchmarks.methods.cells import TUNING_SEED, Cell, Store
 from benchmarks.methods.definitions import definitions_of, plan_of
 from benchmarks.methods.running import prepared, run_all
-from benchmarks.methods.table import chosen_factor, table
+from benchmarks.methods.table import chosen_factor, finalists, table
 from benchmarks.methods.tasks import SETTINGS, SMOKE
 
 RESULTS = Path(__file__).parents[1] / "results" / "methods.jsonl"
@@ -35,7 +36,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.methods", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--task", choices=list(SETTINGS), required=True)
     parser.add_argument("--data", type=Path, required=True, help="holds content/ and style/")
-    parser.add_argument("--methods", nargs="+", choices=list(ARMS), metavar="METHOD", help="(all, and the controls)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=list(ARMS),
+        metavar="METHOD",
+        help="(all, and the controls; of the long runs the finalists)",
+    )
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--steps", type=int, help="of each cell (the task's, by stage)")
     parser.add_argument("--stage", choices=list(SPLIT), default="screen")
@@ -47,7 +54,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--smoke", action="store_true", help="everything at its smallest: whether it runs at all")
     options = parser.parse_args(arguments)
-    options.methods = options.methods or [*METHODS, *CONTROLS]
     options.seeds = options.seeds if options.seeds is not None else [0] if options.smoke else [0, 1, 2]
     options.steps = options.steps or getattr((SMOKE if options.smoke else SETTINGS)[options.task], options.stage)
     if TUNING_SEED in options.seeds:
@@ -60,7 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     ready = prepared(options.task, options.smoke, options.data, options.cache)  # trains the teacher, if need be
     task = ready.task
-    store = Store(options.out, plan_of(ready, options.data), definitions_of(ready, options.methods))
+    plan, sizes = plan_of(ready, options.data), task.setting
+    if not options.methods and options.stage == "final":
+        every = Store(options.out, plan, definitions_of(ready, list(ARMS)))
+        screened = [line for line in every.lines() if line["steps"] == sizes.screen]
+        options.methods = finalists(screened, options.task, higher=task.higher_is_better)
+        if not options.methods:
+            sys.exit(f"{options.out} has no screening to choose finalists from: run --stage screen, or name --methods")
+    options.methods = options.methods or list(ARMS)
+    store = Store(options.out, plan, definitions_of(ready, options.methods))
     trials = [
         Cell(options.task, name, factor, TUNING_SEED, options.steps, "validation")
         for name in options.methods

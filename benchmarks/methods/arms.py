@@ -121,3 +121,15 @@ CONTROLS = {
     )
 }
 ARMS = METHODS | CONTROLS
+# Those that the long runs want, whatever the screening says of them.
+FINAL_CONTROLS = (
+    "from scratch",
+    "output only",
+    "SKD's start, no distillation",
+    "SKD's start, output only",
+    "SKD's loss, random start",
+    "SKD, encoder only",
+    "SKD, decoder only",
+    "SKD, loss on the encoder only",
+    "SKD, loss on the decoder only",
+)

@@ -8,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.methods.arms import ARMS, FACTORS
+from benchmarks.methods.arms import ARMS, CONTROLS, FACTORS, FINAL_CONTROLS, METHODS
 from benchmarks.methods.cells import TUNING_SEED, Cell
 from kbstyle_example.evaluation.intervals import t95
 
 REFERENCE = "SKD"
+BEST = 6
 
 
 def chosen_factor(
@@ -73,6 +74,19 @@ def rows(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: b
         )
     found.sort(key=lambda row: -row["mean"] if higher else row["mean"])
     return found + [{"arm": arm, "na": reason} for arm, reason in reasons.items() if arm not in tables]
+
+
+def finalists(screened: Sequence[Mapping[str, Any]], task: str, *, higher: bool) -> list[str]:
+    """Who runs long: SKD, the best six methods of the screening, the controls, and the best of the other controls.
+
+    Of methods with the very same figures (one is the other on this task) the first is enough.
+    """
+    found = [row for row in rows(screened, task, "validation", higher=higher) if "na" not in row]
+    different = {tuple(row["figures"].values()): row["arm"] for row in reversed(found)}
+    ranked = [arm for arm in reversed(different.values()) if ARMS[arm].trained]
+    best = [arm for arm in ranked if arm in METHODS and arm != REFERENCE][:BEST]
+    others = [arm for arm in ranked if arm in CONTROLS and arm not in FINAL_CONTROLS][:1]
+    return [REFERENCE, *best, *FINAL_CONTROLS, *others] if best else []
 
 
 def table(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: bool) -> list[str]:

@@ -362,6 +362,36 @@ def test_the_table_against_numpy(parts: dict[str, ModuleType]) -> None:
     assert [row["arm"] for row in parts["table"].rows(lines, "t", "validation", higher=False)] == ["FitNets", "SKD"]
 
 
+def test_who_runs_long(parts: dict[str, ModuleType]) -> None:
+    names = ["AT", "CC", "CWD", "FitNets", "FSP", "ICKD", "MGD", "NST"]
+    values = {name: 30.0 - k for k, name in enumerate(names)} | {"SKD": 28.5, "GANCompression": 27.0}
+    values |= {"output only": 1.0, "SKD's start, RKD": 31.0, "SKD's start, AT": 30.5, "SKD's start, not trained": 40.0}
+    lines = [line(arm, seed, value) for arm, value in values.items() for seed in (0, 1)]
+    lines += [line("PKT", 0, 0.0), {**line("SP", 0, 99.0), "na": "no meaning"}, line("VID", 0, 99.0, split="test")]
+    choose = parts["table"].finalists
+    # GANCompression has FitNets' very figures; what isn't trained costs nothing and isn't long.
+    wanted = ["SKD", "AT", "CC", "CWD", "FitNets", "FSP", "ICKD", *parts["arms"].FINAL_CONTROLS, "SKD's start, RKD"]
+    assert choose(lines, "t", higher=True) == wanted
+    assert choose(lines, "t", higher=False)[1:7] == ["PKT", "NST", "MGD", "ICKD", "FSP", "FitNets"]
+    assert choose(lines, "another", higher=True) == []
+
+
+def test_finals_without_a_screening(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--task", "denoising", "--data", str(folder), "--smoke", "--cache", str(tmp_path), "--stage", "final"]
+    out = tmp_path / "methods.jsonl"
+    with pytest.raises(SystemExit, match="no screening to choose finalists from"):
+        parts["__main__"].main([*command, "--out", str(out)])
+    screen = [*command[:-1], "screen", "--methods", "AT", "SKD", "--out", str(out)]
+    parts["__main__"].main(screen)
+    parts["__main__"].main([*command, "--out", str(out)])
+    arms = {
+        each["arm"] for each in map(json.loads, out.read_text(encoding="utf-8").splitlines()) if each["split"] == "test"
+    }
+    assert arms == {"SKD", "AT", *parts["arms"].FINAL_CONTROLS}
+
+
 def test_the_factor_is_chosen_on_validation_alone(parts: dict[str, ModuleType]) -> None:
     Cell, choose = parts["cells"].Cell, parts["table"].chosen_factor
     seed, factors = parts["cells"].TUNING_SEED, parts["arms"].FACTORS
