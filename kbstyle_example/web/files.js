@@ -1,7 +1,7 @@
 // Written by `python -m kbstyle_example web --rebuild`.
 self.KBSTYLE = {
-  "version": "b672c87318d23c03",
-  "weights": "853b70f234f6d21cb68e58242c8ddc3ea0e0e27ff15a2c086ba4fa11e18ae85d",
+  "version": "14ae38178d375aa0",
+  "weights": "a786e3f8baf765633a5b6410165034f95f3fdb28478d0a2482615d8a7bbeb812",
   "files": [
     "app.webmanifest",
     "camera.js",

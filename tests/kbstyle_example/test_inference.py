@@ -100,7 +100,7 @@ def test_in_bfloat16_it_differs_by_less_than_the_rounding() -> None:
     assert {each.dtype for level in code for each in level} == {found.dtype} == {torch.float32}
     apart = 255 * (found.clamp(0, 1) - wanted.clamp(0, 1)).abs()
     assert 0.01 < apart.mean() < 0.8
-    assert apart.max() < 5
+    assert apart.max() < 8  # the worst value of 36,864, which goes with the weights
 
 
 @settings(max_examples=40, deadline=None)
