@@ -172,5 +172,4 @@ def modulated(feature: Tensor, style: Moments, known: Moments | None = None) -> 
         )
     mean, deviation = moments(feature) if known is None else known
     gain = style.deviation / deviation
-    # One pass over the feature. Statistics are in float32, and would make a half feature one of float32.
-    return torch.addcmul(style.mean - mean * gain, feature, gain).to(feature.dtype)
+    return torch.addcmul(style.mean - mean * gain, feature, gain)  # one pass over the feature

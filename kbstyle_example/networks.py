@@ -147,7 +147,7 @@ class Decoder(nn.Module):
         all_known = (*known, None, None, None)
         x = self._level3(content[2], style, all_known[0])
         x = self._level2(doubled(self.up2(x)) + content[1], style, all_known[1])
-        x = self.level1(modulated(doubled(self.up1(x)) + content[0], style.level1, all_known[2]))
+        x = self.level1(self._modulated(doubled(self.up1(x)) + content[0], style.level1, all_known[2]))
         out: Tensor = self.output(x) + 0.5
         return out
 
@@ -161,12 +161,16 @@ class Decoder(nn.Module):
         return x
 
     def _level3(self, x: Tensor, style: StyleCode, known: Moments | None) -> Tensor:
-        out: Tensor = self.level3(modulated(x, style.level3, known), style.level3)
+        out: Tensor = self.level3(self._modulated(x, style.level3, known), style.level3)
         return out
 
     def _level2(self, x: Tensor, style: StyleCode, known: Moments | None) -> Tensor:
-        out: Tensor = self.level2(F.relu(modulated(x, style.level2, known)), style.level2)
+        out: Tensor = self.level2(F.relu(self._modulated(x, style.level2, known)), style.level2)
         return out
+
+    def _modulated(self, x: Tensor, style: Moments, known: Moments | None) -> Tensor:
+        """Statistics are in float32, and so is what they modulate; layers in half take it as they are."""
+        return modulated(x, style, known).to(self.up1.weight.dtype)
 
 
 @torch.no_grad()
