@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 from torch.utils.data import Dataset
 
-from benchmarks.methods.cells import Cell, Prepared, recipe_of, run_cell, samples_of
-from skd._training.engine import Engine
+from benchmarks.methods.cells import Cell, Prepared, run_cell, samples_of
 from skd.adapters import Adapter
 from skd.taps import Tap, Taps
 
@@ -43,15 +42,11 @@ def run_together(prepared: Prepared, cells: Sequence[Cell]) -> list[dict[str, An
             except BaseException as error:
                 errors.append(error)
 
-    engine = Engine(recipe_of(prepared.task, cells[0]))  # or the first cell that ends would reset what all share
-    try:
-        threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(cells))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        engine.close()
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(cells))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     if errors:
         raise errors[0]
     return found
