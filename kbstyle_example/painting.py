@@ -69,7 +69,7 @@ class Painter:
         loses its finest detail. Painted in full size where not given.
     precision : {"float32", "bfloat16"}
         What a photograph is painted in. In bfloat16 it takes three quarters of the time on processors that multiply in
-        it, and differs by 0.6 of 255 on average (8 pairs). On the CPU only; what is painted in tiles is painted in
+        it, and differs by 0.9 of 255 on average (8 pairs). On the CPU only; what is painted in tiles is painted in
         float32.
     device : str or torch.device, optional
         "cpu", "cuda", "cuda:1" or "mps"; the network's own where not given.

@@ -66,11 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     ready = prepared(options.task, options.smoke, options.data, options.cache)  # trains the teacher, if need be
     task = ready.task
-    plan, sizes = plan_of(ready, options.data), task.setting
+    plan = plan_of(ready, options.data)
     if not options.methods and options.stage == "final":
         every = Store(options.out, plan, definitions_of(ready, list(ARMS)))
-        screened = [line for line in every.lines() if line["steps"] == sizes.screen]
-        options.methods = finalists(screened, options.task, higher=task.higher_is_better)
+        steps, higher = task.setting.screen, task.higher_is_better
+        options.methods = finalists(list(every.lines()), task.name, steps, higher=higher)
         if not options.methods:
             sys.exit(f"{options.out} has no screening to choose finalists from: run --stage screen, or name --methods")
     options.methods = options.methods or list(ARMS)

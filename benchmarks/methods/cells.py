@@ -157,6 +157,7 @@ def run_cell(
         "figures": dict(figures),
         "order": samples.digest.hexdigest()[:16],
         "precision": recipe_of(task, cell).precision,
+        # Its own thread's; of cells together, the first to ask pays for samples and teacher.
         "cpu_seconds": round(time.thread_time() - began, 1),
     }
 

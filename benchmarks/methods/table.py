@@ -76,11 +76,12 @@ def rows(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: b
     return found + [{"arm": arm, "na": reason} for arm, reason in reasons.items() if arm not in tables]
 
 
-def finalists(screened: Sequence[Mapping[str, Any]], task: str, *, higher: bool) -> list[str]:
-    """Who runs long: SKD, the best six methods of the screening, the controls, and the best of the other controls.
+def finalists(lines: Sequence[Mapping[str, Any]], task: str, steps: int, *, higher: bool) -> list[str]:
+    """Who runs long: SKD, the best six methods of a screening of so many steps, the controls, the best other control.
 
     Of methods with the very same figures (one is the other on this task) the first is enough.
     """
+    screened = [line for line in lines if line["steps"] == steps]
     found = [row for row in rows(screened, task, "validation", higher=higher) if "na" not in row]
     different = {tuple(row["figures"].values()): row["arm"] for row in reversed(found)}
     ranked = [arm for arm in reversed(different.values()) if ARMS[arm].trained]

@@ -117,16 +117,9 @@ class ReadOnce(Dataset[Any]):
 
 
 class TeacherForAll:
-    """In the place of a `skd.TeacherCache`: what a teacher says of the present batch, whoever asks.
-
-    Attributes
-    ----------
-    runs : int
-        How often a teacher ran.
-    """
+    """In the place of a `skd.TeacherCache`: what a teacher says of the present batch, whoever asks."""
 
     def __init__(self) -> None:
-        self.runs = 0
         self._given: list[Any] = []
         self._known: Features = {}
         self._wanted: dict[Tap, None] = {}
@@ -146,7 +139,6 @@ class TeacherForAll:
         if not self._known.keys() >= set(taps.taps):
             self._wanted |= dict.fromkeys(taps.taps)  # the next batch is asked for all that anybody has asked for
             self._known = Taps(taps.model, list(self._wanted), stop_early=True)(*args, **kwargs)[1]
-            self.runs += 1
         adapters = adapters or {}
         return {tap: adapters[tap](self._known[tap]) if tap in adapters else self._known[tap] for tap in taps.taps}
 
