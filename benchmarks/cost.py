@@ -30,6 +30,7 @@ from benchmarks.reports import write_report
 from benchmarks.worth.unet import UNet, unet_pairing
 from kbstyle_example.evaluation.costs import surroundings
 from skd.errors import SkdError
+from skd.knowledge import Reread
 
 RESULTS = Path(__file__).parent / "results" / "cost.json"
 TEACHER, STUDENT = (24, 48, 96), (8, 16, 32)
@@ -48,6 +49,7 @@ def steps_of(size: int, batch: int, names: Sequence[str]) -> tuple[dict[str, Ste
     pairing = unet_pairing(teacher)
     spectra = skd.measure(teacher, pairing, [torch.rand(4, 3, 32, 32, generator=generator)])
     plan = skd.match(pairing, unet_pairing(student))
+    reread = Reread(teacher, [pair.encoder for pair in pairing])
 
     def alone() -> None:
         student.zero_grad()
@@ -64,7 +66,7 @@ def steps_of(size: int, batch: int, names: Sequence[str]) -> tuple[dict[str, Ste
         arm = ARMS[name]
         assert arm.make is not None
         try:
-            method = arm.make(plan, spectra, 1.0, 1_000_000)
+            method = arm.make(plan, spectra, 1.0, 1_000_000, reread)
             distiller = skd.Distiller(teacher, student, method)
             distiller.train()
             _step(distiller, picture)

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import skd
+from skd.errors import ArgumentError
+from skd.knowledge import Reread
 from skd.methods import LayerMethod, Method, Transfer
 
 Made = Method | Sequence[Transfer]
-Make = Callable[[skd.Plan, skd.Spectra, float, int], Made]
+Make = Callable[[skd.Plan, skd.Spectra, float, int, Reread | None], Made]
 OUTPUT = 20.0  # what the outputs' difference counts, for every method the same
+REREADING = 30.0  # of SKD: what the encoder reads in the outputs
 # Of a method's own weight: the trials that each of them has. Beside an output that counts so much, less is mostly more.
 FACTORS = (0.01, 0.1, 1.0)
 FREE = "no distillation"
@@ -31,7 +34,8 @@ class Arm:
     ----------
     name : str
     make : callable, optional
-        From plan, spectra, a factor of the method's weight and the steps to the method; None distils nothing.
+        From plan, spectra, a factor of the method's weight, the steps, and what reads the task's outputs again (None
+        where nothing can) to the method; None distils nothing.
     uses : type, optional
         The method whose file defines what `make` makes.
     tuned : bool
@@ -53,20 +57,39 @@ class Arm:
     trained: bool = True
 
 
-def _skd(sides: Any = "both", basis: Any = "learned", *, fades: bool = True) -> Make:
+def _skd(sides: Any = "both", basis: Any = "learned", *, fades: bool = True, rereads: bool = True) -> Make:
     """Its features' terms fade over the first half: what they teach last pulls away from the output."""
 
-    def make(plan: skd.Plan, spectra: skd.Spectra, factor: float, steps: int) -> Made:
+    def make(plan: skd.Plan, spectra: skd.Spectra, factor: float, steps: int, reread: Reread | None) -> Made:
+        if reread is None and not rereads:
+            raise ArgumentError("it is SKD itself here: the outputs aren't what the encoder reads")
         weight = skd.schedules.Ramp(factor, 0.0, steps=max(1, steps // 2), shape="cosine") if fades else factor
         return skd.methods.SKD(
-            plan, spectra, sides=sides, basis=basis, structure=weight, statistics=weight, output=OUTPUT
+            plan,
+            spectra,
+            sides=sides,
+            basis=basis,
+            structure=weight,
+            statistics=weight,
+            output=OUTPUT,
+            reread=reread if rereads else None,
+            rereading=REREADING * factor,
         )
 
     return make
 
 
+def _reread(plan: skd.Plan, spectra: skd.Spectra, factor: float, _: int, reread: Reread | None) -> Made:
+    """SKD's outputs, and nothing of its features."""
+    if reread is None:
+        raise ArgumentError("it has no meaning here: the outputs aren't what the encoder reads")
+    return skd.methods.SKD(
+        plan, spectra, structure=0.0, statistics=0.0, output=OUTPUT, reread=reread, rereading=REREADING * factor
+    )
+
+
 def _of(method: type[LayerMethod]) -> Make:
-    def make(plan: skd.Plan, spectra: skd.Spectra, factor: float, _: int) -> Made:
+    def make(plan: skd.Plan, spectra: skd.Spectra, factor: float, *_: Any) -> Made:
         weight = method.default_weight * factor
         sides = {"sides": "encoder"} if method is skd.methods.Collaborative else {}
         return method(plan, spectra, weight=weight, output=OUTPUT, **sides)  # type: ignore[arg-type]
@@ -74,7 +97,7 @@ def _of(method: type[LayerMethod]) -> Make:
     return make
 
 
-def _output(plan: skd.Plan, spectra: skd.Spectra, *_: float) -> Made:
+def _output(plan: skd.Plan, spectra: skd.Spectra, *_: Any) -> Made:
     return skd.methods.OutputOnly(plan, spectra, output=OUTPUT)
 
 
@@ -103,6 +126,9 @@ CONTROLS = {
         _ours("SKD, decoder only", "decoder", start="compressed decoder"),
         _ours("SKD, loss on the encoder only", "encoder"),
         _ours("SKD, loss on the decoder only", "decoder"),
+        _ours("SKD, outputs not read again", rereads=False),
+        Arm("outputs read again", _reread, skd.methods.SKD),
+        Arm("SKD's start, outputs read again", _reread, skd.methods.SKD, start="compressed"),
         _ours("SKD, not fading", fades=False),
         _ours("SKD, random adapters", fitted=False),
         _ours("SKD, in the pairs' bases", basis=None, fitted=False),

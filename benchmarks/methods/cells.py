@@ -175,7 +175,7 @@ def _rows(prepared: Prepared, student: nn.Module, cell: Cell) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         plan = skd.match(prepared.pairing, task.pairing(student))
-        method = arm.make(plan, prepared.spectra, cell.factor, cell.steps)
+        method = arm.make(plan, prepared.spectra, cell.factor, cell.steps, task.reread)
         method.transfers() if isinstance(method, skd.methods.Method) else None  # refuses now what it can't do
         torch.manual_seed(cell.seed)
         return method

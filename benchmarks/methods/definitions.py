@@ -46,6 +46,8 @@ def definition_of(arm: Arm, prepared: Prepared) -> str:
         found.update(arm.uses.__qualname__.encode())
         module = arm.uses.__module__.removeprefix("skd.").replace(".", "/")
         found.update((PACKAGE / f"{module}.py").read_bytes())
+    if arm.uses is skd.methods.SKD:
+        found.update(f"{prepared.task.reread!r}".encode())
     if arm.fitted:
         found.update((PACKAGE / "fitting.py").read_bytes())
     if arm.start != "random":

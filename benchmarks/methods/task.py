@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import skd
+from skd.knowledge import Reread
 from skd.recipes import Precision
 
 
@@ -81,6 +82,8 @@ class Task:
         Whether of that one more is better.
     loss : callable, optional
         From an output and its batch to the error from the truth; None where only the teacher knows it.
+    reread : Reread, optional
+        The teacher's encoder, where it can read an output.
     begin : callable, optional
         Draws a network's weights anew, where that isn't what its layers' own `reset_parameters` do.
     collate : callable, optional
@@ -98,6 +101,7 @@ class Task:
     measured: Callable[[nn.Module, Any], Mapping[str, float]]
     higher_is_better: bool
     loss: Callable[[Any, Any], Tensor] | None = None
+    reread: Reread | None = None
     begin: Callable[[nn.Module], None] | None = None
     collate: Callable[[Any], Any] | None = None
     build: Callable[[Any], nn.Module] | None = None

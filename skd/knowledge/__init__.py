@@ -1,7 +1,7 @@
 """What is taken from features: pure functions, feature in, tensor out; `Knowledge` binds their options.
 
 Every function takes ``(feature, *, layout="BCHW", **options)``, computes in float32 (in float64 where given it) and
-never in half, and has no state.
+never in half, and has no state; `Reread` alone holds a network, and is called in the same way.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from skd.knowledge.relations import (
     position_samples,
     sample_similarity,
 )
+from skd.knowledge.rereading import Reread
 from skd.knowledge.statistics import channel_correlation, covariance, gram, mean_std
 from skd.knowledge.subspace import coordinates, energy_kept, lift, principal_angles, projection, subspace_affinity
 
 __all__ = [
     "Knowledge",
+    "Reread",
     "alignment_kernel",
     "attention",
     "batch_samples",

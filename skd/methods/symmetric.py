@@ -1,4 +1,4 @@
-"""Symmetric Knowledge Distillation: both sides of every pair, as structure and statistics in the pair's basis."""
+"""Symmetric Knowledge Distillation: both sides of every pair, and what the encoder reads in the decoder's output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from skd.adapters import Adapter, BasisAdapter, Chain, ChannelAdapter, SpaceAdapter
 from skd.distances import normalised_mse
 from skd.errors import ArgumentError, LayerNotFoundError, ShapeError, closest
-from skd.knowledge import centred, mean_std, raw
+from skd.knowledge import Reread, centred, mean_std, raw
 from skd.matching import Plan
 from skd.methods.transfer import Method, Transfer
 from skd.pairing import SymmetricPair
@@ -42,10 +42,12 @@ class SKD(Method):
 
     .. math:: L = \sum_l \alpha_l \sum_X \Big[ w_s \frac{\|\bar S - \bar T\|^2}{\|\bar T\|^2}
               + w_m \frac{\|m(S) - m(T)\|^2}{\|m(T)\|^2} \Big] + w_o \frac{\|y_S - y_T\|^2}{\|y_T\|^2}
+              + w_r \frac{\|m(E(y_S)) - m(E(y_T))\|^2}{\|m(E(y_T))\|^2}
 
     A bar is the feature less its mean over positions, sample by sample (structure); m are the channels' means and
-    standard deviations (statistics); y the outputs. Each term is in units of the teacher's own energy, so a weight
-    means the same on every layer: 0 is a perfect copy, 1 what a student scores that says nothing.
+    standard deviations (statistics); y the outputs; E the teacher's encoder, which mirrors the decoder that made them
+    and reads them again, where an output can be its input. Each term is in units of the teacher's own energy, so a
+    weight means the same on every layer: 0 is a perfect copy, 1 what a student scores that says nothing.
 
     Parameters
     ----------
@@ -64,6 +66,10 @@ class SKD(Method):
         w_s and w_m. Rows of weight 0 are left out.
     output : float or schedule
         w_o; 0 leaves the outputs out (needed where the output isn't one tensor).
+    reread : Reread, optional
+        E: which of the teacher's layers read the outputs again. Without it that term is left out.
+    rereading : float or schedule
+        w_r.
     pair_weights : mapping of pair name to float, optional
         α_l, by the teacher's pair names; 1 where not given.
     companions : bool
@@ -110,6 +116,8 @@ class SKD(Method):
         structure: Weight | tuple[Weight, Weight] = 1.0,
         statistics: Weight | tuple[Weight, Weight] = 1.0,
         output: Weight = 1.0,
+        reread: Reread | None = None,
+        rereading: Weight = 1.0,
         pair_weights: Mapping[str, float] | None = None,
         companions: bool = True,
         distance: Callable[[Tensor, Tensor], Tensor] = normalised_mse,
@@ -126,13 +134,16 @@ class SKD(Method):
         self.plan, self.spectra, self.sides, self.basis = plan, spectra, sides, basis
         self.structure, self.statistics = _two("structure", structure), _two("statistics", statistics)
         self.output, self.companions, self.distance = output, companions, distance
+        self.reread, self.rereading = reread, rereading
         self.pair_weights = dict(pair_weights or {})
 
     def transfers(self) -> Sequence[Transfer]:
-        """The rows of all pairs, outermost first, then the output's."""
+        """The rows of all pairs, outermost first, then the outputs'."""
         rows = [row for teacher, student in self.plan for row in self._pair(teacher, student)]
         if callable(self.output) or self.output != 0:
             rows.append(Transfer("output", "", "", raw, self.distance, self.output))
+        if self.reread is not None and (callable(self.rereading) or self.rereading != 0):
+            rows.append(Transfer("output/reread", "", "", self.reread, self.distance, self.rereading))
         if not rows:
             raise ArgumentError("nothing is distilled", got="all weights 0", remedy="give a weight above 0")
         return rows

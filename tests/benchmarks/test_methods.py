@@ -367,7 +367,7 @@ def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp
     prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
     rows = {
         name: cells._rows(prepared, prepared.student(0, "compressed"), cells.Cell("denoising", name, 0.1, 0, 8, "test"))
-        for name in ("SKD", "SKD, not fading", "SKD, encoder only")
+        for name in ("SKD", "SKD, not fading", "SKD, encoder only", "SKD, outputs not read again", "outputs read again")
     }
     weights = {
         name: {
@@ -375,14 +375,15 @@ def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp
         }
         for name, method in rows.items()
     }
-    output = arms.OUTPUT
     for name, each in weights.items():
-        assert each.pop("output") == [output] * 4
-        wanted = [0.1] * 4 if "not" in name else [0.1, 0.05, 0.0, 0.0]
+        assert each.pop("output") == [arms.OUTPUT] * 4
+        assert each.pop("output/reread", None) == (None if "not read" in name else [0.1 * arms.REREADING] * 4)
+        wanted = [0.1] * 4 if "not fading" in name else [0.1, 0.05, 0.0, 0.0]
         for found in each.values():
             assert found == pytest.approx(wanted)
     assert {row.split("/")[2] for row in weights["SKD"]} == {"encoder", "decoder"}
     assert {row.split("/")[2] for row in weights["SKD, encoder only"]} == {"encoder"}
+    assert not weights["outputs read again"]
 
 
 def test_all_methods_are_compared(parts: dict[str, ModuleType]) -> None:
