@@ -63,14 +63,14 @@ def _skd(sides: Any = "both", basis: Any = "learned", *, fades: bool = True, rer
     def make(plan: skd.Plan, spectra: skd.Spectra, factor: float, steps: int, reread: Reread | None) -> Made:
         if reread is None and not rereads:
             raise ArgumentError("it is SKD itself here: the outputs aren't what the encoder reads")
-        weight = skd.schedules.Ramp(factor, 0.0, steps=max(1, steps // 2), shape="cosine") if fades else factor
         return skd.methods.SKD(
             plan,
             spectra,
             sides=sides,
             basis=basis,
-            structure=weight,
-            statistics=weight,
+            structure=factor,
+            statistics=factor,
+            fade=max(1, steps // 2) if fades else None,
             output=OUTPUT,
             reread=reread if rereads else None,
             rereading=REREADING * factor,

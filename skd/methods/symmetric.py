@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple, cast, get_args
 
 from torch import Tensor, nn
@@ -12,9 +13,9 @@ from skd.distances import normalised_mse
 from skd.errors import ArgumentError, LayerNotFoundError, ShapeError, closest
 from skd.knowledge import Reread, centred, mean_std, raw
 from skd.matching import Plan
-from skd.methods.transfer import Method, Transfer
+from skd.methods.transfer import Method, Stage, Transfer
 from skd.pairing import SymmetricPair
-from skd.schedules import Scaled, Weight
+from skd.schedules import Ramp, Scaled, Weight
 from skd.spectra import Kind, PairBasis, PairSpectra, Spectra
 from skd.taps import Layout, Tap
 
@@ -32,6 +33,15 @@ class _Side(NamedTuple):
     basis: Tensor | None = None
     lift: Tensor | None = None
     energy: float | None = None
+
+
+class _Term(NamedTuple):
+    """One row of a pair, before it has adapters."""
+
+    name: str
+    side: _Side
+    knowledge: Callable[..., Tensor]
+    weight: Weight
 
 
 class SKD(Method):
@@ -70,6 +80,9 @@ class SKD(Method):
         E: which of the teacher's layers read the outputs again. Without it that term is left out.
     rereading : float or schedule
         w_r.
+    fade : int, optional
+        Steps in which w_s and w_m go down to 0, by half a cosine. The features aren't read after that and cost nothing,
+        unless they are all that is compared.
     pair_weights : mapping of pair name to float, optional
         α_l, by the teacher's pair names; 1 where not given.
     companions : bool
@@ -80,7 +93,7 @@ class SKD(Method):
     Raises
     ------
     ArgumentError
-        A choice that isn't known, or a weight for a pair that isn't there.
+        A choice that isn't known, a weight for a pair that isn't there, or a schedule beside `fade`.
     ShapeError
         The plan and the spectra don't fit each other.
 
@@ -118,6 +131,7 @@ class SKD(Method):
         output: Weight = 1.0,
         reread: Reread | None = None,
         rereading: Weight = 1.0,
+        fade: int | None = None,
         pair_weights: Mapping[str, float] | None = None,
         companions: bool = True,
         distance: Callable[[Tensor, Tensor], Tensor] = normalised_mse,
@@ -132,52 +146,72 @@ class SKD(Method):
             if name not in names:
                 raise ArgumentError(f"the plan has no pair {name!r} to weigh", remedy=closest(name, names))
         self.plan, self.spectra, self.sides, self.basis = plan, spectra, sides, basis
-        self.structure, self.statistics = _two("structure", structure), _two("statistics", statistics)
+        self.structure = _faded(_two("structure", structure), fade)
+        self.statistics = _faded(_two("statistics", statistics), fade)
         self.output, self.companions, self.distance = output, companions, distance
-        self.reread, self.rereading = reread, rereading
+        self.reread, self.rereading, self.fade = reread, rereading, fade
         self.pair_weights = dict(pair_weights or {})
 
     def transfers(self) -> Sequence[Transfer]:
         """The rows of all pairs, outermost first, then the outputs'."""
-        rows = [row for teacher, student in self.plan for row in self._pair(teacher, student)]
-        if callable(self.output) or self.output != 0:
-            rows.append(Transfer("output", "", "", raw, self.distance, self.output))
-        if self.reread is not None and (callable(self.rereading) or self.rereading != 0):
-            rows.append(Transfer("output/reread", "", "", self.reread, self.distance, self.rereading))
+        rows = [row for teacher, student in self.plan for row in self._pair(teacher, student)] + self._outputs()
         if not rows:
             raise ArgumentError("nothing is distilled", got="all weights 0", remedy="give a weight above 0")
         return rows
 
+    def stages(self) -> Sequence[Stage]:
+        """Where features fade, and outputs don't: one with all rows, then one with the outputs' alone."""
+        outputs = [row.name for row in self._outputs()]
+        features = [term.name for teacher, student in self.plan for term in self._terms(teacher, student)]
+        if not (self.fade and outputs and features):
+            return ()
+        return Stage(self.fade, (*features, *outputs)), Stage(None, tuple(outputs))
+
+    def _outputs(self) -> list[Transfer]:
+        """As they are, and as the encoder reads them again."""
+        rows = []
+        if _counts(self.output):
+            rows.append(Transfer("output", "", "", raw, self.distance, self.output))
+        if self.reread is not None and _counts(self.rereading):
+            rows.append(Transfer("output/reread", "", "", self.reread, self.distance, self.rereading))
+        return rows
+
     def _pair(self, teacher: SymmetricPair, student: SymmetricPair) -> list[Transfer]:
-        scale = self.pair_weights.get(teacher.name, 1.0)
         shared: dict[tuple[int, int, Layout], Adapter] = {}  # learned_shared: one adapter a pair and width
         rows = []
+        for side, terms in groupby(self._terms(teacher, student), key=lambda term: term.side):
+            ours, theirs = self._adapters(side, shared)  # for both rows of the side
+            info = {} if side.energy is None else {"energy kept": side.energy}
+            rows += [
+                Transfer(
+                    term.name,
+                    side.student,
+                    side.teacher,
+                    term.knowledge,
+                    self.distance,
+                    term.weight,
+                    student_adapters=ours,
+                    teacher_adapters=theirs,
+                    info=info,
+                )
+                for term in terms
+            ]
+        return rows
+
+    def _terms(self, teacher: SymmetricPair, student: SymmetricPair) -> Iterator[_Term]:
+        """What is compared of a pair, side by side, less what has no weight."""
+        scale = self.pair_weights.get(teacher.name, 1.0)
         for side in self._sides(teacher, student):
             decoder = side.name == "decoder"
             if self.sides == ("encoder" if decoder else "decoder"):
                 continue
-            ours, theirs = self._adapters(side, shared)  # for both rows of the side
             for kind, knowledge, weights in (
                 ("structure", centred, self.structure),
                 ("statistics", mean_std, self.statistics),
             ):
                 weight = _scaled(weights[decoder], scale)
-                if not callable(weight) and weight == 0:
-                    continue
-                rows.append(
-                    Transfer(
-                        f"{teacher.name}/{side.name}/{kind}",
-                        side.student,
-                        side.teacher,
-                        knowledge,
-                        self.distance,
-                        weight,
-                        student_adapters=ours,
-                        teacher_adapters=theirs,
-                        info={} if side.energy is None else {"energy kept": side.energy},
-                    )
-                )
-        return rows
+                if _counts(weight):
+                    yield _Term(f"{teacher.name}/{side.name}/{kind}", side, knowledge, weight)
 
     def _sides(self, teacher: SymmetricPair, student: SymmetricPair) -> list[_Side]:
         """The sides of a pair, encoder first, then companions, then the decoder."""
@@ -247,6 +281,21 @@ def _two(name: str, weight: Weight | tuple[Weight, Weight]) -> tuple[Weight, Wei
     if len(both) != 2:
         raise ArgumentError(f"{name} takes one weight, or two: the encoder's and the decoder's", got=both)
     return both
+
+
+def _faded(weights: tuple[Weight, Weight], fade: int | None) -> tuple[Weight, Weight]:
+    """The weights as schedules that end at 0 after so many steps."""
+    if fade is None:
+        return weights
+    if fade < 1 or any(callable(weight) for weight in weights):
+        got = f"{fade} steps" if fade < 1 else "a schedule beside it"
+        raise ArgumentError("fade makes schedules of numbers", got=got, expected="1 step or more, and plain weights")
+    one, other = (Ramp(weight, 0.0, steps=fade, shape="cosine") if weight else 0.0 for weight in weights)  # type: ignore[arg-type]
+    return one, other
+
+
+def _counts(weight: Weight) -> bool:
+    return callable(weight) or weight != 0
 
 
 def _scaled(weight: Weight, factor: float) -> Weight:

@@ -348,6 +348,40 @@ def test_schedules_are_scaled_by_the_pairs_weight() -> None:
     assert distiller.factors.tolist() == [0.25, 0.5, 2.0]
 
 
+def test_features_fade_in_a_cosine_and_cost_nothing_then() -> None:
+    teacher, plan, spectra = set_up(*matrices(20, C, C), 2, 2)
+    student = Linear(*matrices(21, 2, 2))
+    plain = Distiller(teacher, student, SKD(plan, spectra, output=Window(2.0, last=9)))(X).losses.terms
+    distiller = Distiller(teacher, student, SKD(plan, spectra, structure=(3.0, 0.5), output=2.0, fade=4))
+    for step in range(6):
+        terms = distiller(X).losses.terms
+        share = 0.5 + 0.5 * np.cos(np.pi * step / 4)
+        if step < 4:
+            wanted = {
+                name: term
+                * {"output": 1.0, "full/encoder/structure": 3 * share}.get(
+                    name, share * (0.5 if name == "full/decoder/structure" else 1)
+                )
+                for name, term in plain.items()
+            }
+            torch.testing.assert_close(terms, wanted)
+        else:
+            assert list(terms) == ["output"]
+            assert [str(tap) for tap in distiller._runs.student.taps] == [""]
+        distiller.advance()
+
+
+def test_what_is_all_that_is_compared_fades_and_stays() -> None:
+    teacher, plan, spectra = set_up(*matrices(20, C, C), 2, 2)
+    assert SKD(plan, spectra, fade=4, output=0).stages() == ()
+    assert SKD(plan, spectra, fade=4, structure=0, statistics=0).stages() == ()
+    assert SKD(plan, spectra).stages() == ()
+    distiller = Distiller(teacher, Linear(*matrices(21, 2, 2)), SKD(plan, spectra, fade=4, output=0))
+    distiller.advance(4)
+    assert set(terms(distiller).values()) == {0.0}
+    assert len(terms(distiller)) == 4
+
+
 def test_another_distance_is_that_of_every_row() -> None:
     _, plan, spectra = set_up(*matrices(22, C, C), 2, 2)
     assert {row.distance for row in SKD(plan, spectra, distance=mse).transfers()} == {mse}
@@ -379,6 +413,8 @@ def test_other_sizes_of_the_student_are_brought_to_the_teachers() -> None:
         ({"pair_weights": {"fulll": 1.0}}, r"no pair 'fulll' to weigh.*did you mean 'full'"),
         ({"structure": (1.0, 1.0, 1.0)}, "structure takes one weight, or two"),
         ({"structure": 0, "statistics": 0, "output": 0}, "nothing is distilled"),
+        ({"fade": 0}, "fade makes schedules of numbers; got 0 steps; expected 1 step or more"),
+        ({"fade": 3, "statistics": Ramp(1, 0, steps=1)}, "got a schedule beside it; expected .*plain weights"),
     ],
 )
 def test_choices_that_can_not_be(options: dict[str, Any], message: str) -> None:
