@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from skd.knowledge import Reread
+
 pytest.importorskip("torch_pruning")
 
 
@@ -23,7 +25,7 @@ def test_cells_together_are_the_same_cells(parts: dict[str, ModuleType], folder:
         nonlocal runs
         runs += 1
 
-    prepared.task.teacher.down1.register_forward_pre_hook(counted)
+    prepared.task.teacher.middle.register_forward_pre_hook(counted)  # which reading an output again does not reach
     # MGD draws masks from the global random numbers, Collaborative has stages; in the pairs' bases features come
     # through a teacher's adapter.
     arms = ("SKD", "MGD", "from scratch", "Hinton", "Collaborative", "SKD's start, not trained", "output only", "AT",
@@ -82,6 +84,20 @@ def test_samples_are_read_once_and_let_go(parts: dict[str, ModuleType]) -> None:
     assert read == [0, 1, 2, 3, 4, 0]  # the oldest went when there were five
     assert len(once) == 9
     assert len(once.kept) == 4
+
+
+def test_what_several_ask_of_the_teachers_output_is_read_once(parts: dict[str, ModuleType]) -> None:
+    network = nn.Conv2d(3, 2, 1)
+    read = parts["task"].RereadOnce(network, [""])
+    theirs, ours = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5, requires_grad=True)
+    plain = Reread(network, [""])
+    assert read(theirs) is read(theirs)
+    torch.testing.assert_close(read(theirs), plain(theirs), rtol=0, atol=0)
+    assert read(ours) is not read(ours)  # each has its own gradient
+    torch.autograd.backward(read(ours).sum())
+    assert ours.grad is not None
+    later = torch.rand(2, 3, 4, 5)
+    torch.testing.assert_close(read(later), plain(later), rtol=0, atol=0)
 
 
 def test_only_cells_of_the_same_batches_go_together(parts: dict[str, ModuleType]) -> None:
