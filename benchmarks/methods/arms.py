@@ -15,15 +15,15 @@ from skd.methods import LayerMethod, Method, Transfer
 Made = Method | Sequence[Transfer]
 Make = Callable[[skd.Plan, skd.Spectra, float, int, Reread | None], Made]
 OUTPUT = 20.0  # what the outputs' difference counts, for every method the same
-REREADING = 30.0  # of SKD: what the encoder reads in the outputs
+REREADING = 300.0  # of SKD, to its features' 1: what the encoder reads in the outputs
 # Of a method's own weight: the trials that each of them has. Beside an output that counts so much, less is mostly more.
 FACTORS = (0.01, 0.1, 1.0)
 FREE = "no distillation"
 
 
-# How a student begins: with the seed's random weights; as `skd.compress` folds its teacher's into it; fitted, as
-# ``compress(start="fitted")`` does; or compressed on one side of the network alone, and random on the other.
-Start = Literal["random", "compressed", "fitted", "compressed encoder", "compressed decoder"]
+# How a student begins: with the seed's random weights; as `skd.compress` folds its teacher's into it, in the pairs'
+# networks (companions' stay random), on one side of them alone, or everywhere; fitted, as ``compress(start="fitted")``.
+Start = Literal["random", "pairs", "encoder", "decoder", "compressed", "fitted"]
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,19 @@ class Arm:
     trained: bool = True
 
 
-def _skd(sides: Any = "both", basis: Any = "learned", *, fades: bool = True, rereads: bool = True) -> Make:
-    """Its features' terms fade over the first half: what they teach last pulls away from the output."""
+def _skd(
+    sides: Any = "both", basis: Any = "learned", *, fades: bool = True, rereads: bool = True, beside: bool = False
+) -> Make:
+    """Its features' terms fade over the first half: what they teach last pulls away from the output.
+
+    Without rereading, or with companions (`beside`) that begin otherwise, it has no meaning where there is neither.
+    """
 
     def make(plan: skd.Plan, spectra: skd.Spectra, factor: float, steps: int, reread: Reread | None) -> Made:
         if reread is None and not rereads:
             raise ArgumentError("it is SKD itself here: the outputs aren't what the encoder reads")
+        if beside and not any(pair.companions for pair, _ in plan):
+            raise ArgumentError("it is SKD itself here: no pair has companions")
         return skd.methods.SKD(
             plan,
             spectra,
@@ -101,7 +108,7 @@ def _output(plan: skd.Plan, spectra: skd.Spectra, *_: Any) -> Made:
     return skd.methods.OutputOnly(plan, spectra, output=OUTPUT)
 
 
-def _ours(name: str, *args: Any, start: Start = "compressed", fitted: bool = True, **options: Any) -> Arm:
+def _ours(name: str, *args: Any, start: Start = "pairs", fitted: bool = True, **options: Any) -> Arm:
     return Arm(name, _skd(*args, **options), skd.methods.SKD, start=start, fitted=fitted)
 
 
@@ -122,26 +129,24 @@ CONTROLS = {
         Arm("output only", _output, tuned=False),
         _ours("SKD's loss, random start", start="random", fitted=False),
         # One side alone: what isn't compressed begins at random, and what isn't compared has no loss.
-        _ours("SKD, encoder only", "encoder", start="compressed encoder"),
-        _ours("SKD, decoder only", "decoder", start="compressed decoder"),
+        _ours("SKD, encoder only", "encoder", start="encoder"),
+        _ours("SKD, decoder only", "decoder", start="decoder"),
         _ours("SKD, loss on the encoder only", "encoder"),
         _ours("SKD, loss on the decoder only", "decoder"),
         _ours("SKD, outputs not read again", rereads=False),
         Arm("outputs read again", _reread, skd.methods.SKD),
-        Arm("SKD's start, outputs read again", _reread, skd.methods.SKD, start="compressed"),
+        Arm("SKD's start, outputs read again", _reread, skd.methods.SKD, start="pairs"),
         _ours("SKD, not fading", fades=False),
         _ours("SKD, random adapters", fitted=False),
         _ours("SKD, in the pairs' bases", basis=None, fitted=False),
+        _ours("SKD, companions compressed", start="compressed", beside=True),
         _ours("SKD, fitted start", start="fitted"),
         *(
-            Arm(f"SKD's start, {what}", make, tuned=False, start="compressed", trained=make is not None or what == FREE)
+            Arm(f"SKD's start, {what}", make, tuned=False, start="pairs", trained=make is not None or what == FREE)
             for what, make in (("not trained", None), (FREE, None), ("output only", _output))
         ),
-        *(
-            Arm(f"SKD's start, {name}", METHODS[name].make, METHODS[name].uses, start="compressed")
-            for name in ("AT", "RKD")
-        ),
-        Arm("SKD's start, FitNets", METHODS["FitNets"].make, skd.methods.FitNets, start="compressed", fitted=True),
+        *(Arm(f"SKD's start, {name}", METHODS[name].make, METHODS[name].uses, start="pairs") for name in ("AT", "RKD")),
+        Arm("SKD's start, FitNets", METHODS["FitNets"].make, skd.methods.FitNets, start="pairs", fitted=True),
         Arm("fitted start, not trained", None, tuned=False, start="fitted", trained=False),
         Arm("fitted start, output only", _output, tuned=False, start="fitted"),
     )
@@ -151,11 +156,9 @@ ARMS = METHODS | CONTROLS
 FINAL_CONTROLS = (
     "from scratch",
     "output only",
+    "outputs read again",
     "SKD's start, no distillation",
     "SKD's start, output only",
-    "SKD's loss, random start",
     "SKD, encoder only",
     "SKD, decoder only",
-    "SKD, loss on the encoder only",
-    "SKD, loss on the decoder only",
 )

@@ -80,11 +80,18 @@ class Prepared:
                 torch.manual_seed(seed)
                 self.task.begin(student)
         if start != "random":
-            early = self.encoders_layers()
+            early, beside = self.encoders_layers(), self.beside()
             for name, value in self.started.student.state_dict().items():
-                if (name.rpartition(".")[0] in early) == (start == "compressed encoder"):
+                folded = start == "pairs" or (name.rpartition(".")[0] in early) == (start == "encoder")
+                if folded and name.partition(".")[0] not in beside:
                     student.state_dict()[name].copy_(value)
         return student
+
+    def beside(self) -> set[str]:
+        """The parts of the network that only companions are in."""
+        pairs = [(pair.companions, (pair.encoder, pair.decoder)) for pair in self.pairing]
+        parts = [{tap.layer.partition(".")[0] for taps in each for tap in taps} for each in zip(*pairs, strict=True)]
+        return parts[0] - parts[1]
 
     def encoders_layers(self) -> set[str]:
         """The student's layers that have run when the bottleneck is made; what runs later is the decoder's."""

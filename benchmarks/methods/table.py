@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.methods.arms import ARMS, CONTROLS, FACTORS, FINAL_CONTROLS, METHODS
+from benchmarks.methods.arms import ARMS, FACTORS, FINAL_CONTROLS, METHODS
 from benchmarks.methods.cells import TUNING_SEED, Cell
 from kbstyle_example.evaluation.intervals import t95
 
@@ -77,7 +77,7 @@ def rows(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: b
 
 
 def finalists(lines: Sequence[Mapping[str, Any]], task: str, steps: int, *, higher: bool) -> list[str]:
-    """Who runs long: SKD, the best six methods of a screening of so many steps, the controls, the best other control.
+    """Who runs long: SKD, the best six methods of a screening of so many steps, and the controls.
 
     Of methods with the very same figures (one is the other on this task) the first is enough.
     """
@@ -86,8 +86,7 @@ def finalists(lines: Sequence[Mapping[str, Any]], task: str, steps: int, *, high
     different = {tuple(row["figures"].values()): row["arm"] for row in reversed(found)}
     ranked = [arm for arm in reversed(different.values()) if ARMS[arm].trained]
     best = [arm for arm in ranked if arm in METHODS and arm != REFERENCE][:BEST]
-    others = [arm for arm in ranked if arm in CONTROLS and arm not in FINAL_CONTROLS][:1]
-    return [REFERENCE, *best, *FINAL_CONTROLS, *others] if best else []
+    return [REFERENCE, *best, *FINAL_CONTROLS] if best else []
 
 
 def table(lines: Sequence[Mapping[str, Any]], task: str, split: str, *, higher: bool) -> list[str]:

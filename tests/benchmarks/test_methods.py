@@ -276,7 +276,7 @@ def test_who_runs_long(parts: dict[str, ModuleType]) -> None:
     lines += [line("OFD", seed, 99.0, steps=30) for seed in (0, 1)]  # a longer run on the same split
     choose = parts["table"].finalists
     # GANCompression has FitNets' very figures; what isn't trained costs nothing and isn't long.
-    wanted = ["SKD", "AT", "CC", "CWD", "FitNets", "FSP", "ICKD", *parts["arms"].FINAL_CONTROLS, "SKD's start, RKD"]
+    wanted = ["SKD", "AT", "CC", "CWD", "FitNets", "FSP", "ICKD", *parts["arms"].FINAL_CONTROLS]
     assert choose(lines, "t", 10, higher=True) == wanted
     assert choose(lines, "t", 10, higher=False)[1:7] == ["PKT", "NST", "MGD", "ICKD", "FSP", "FitNets"]
     assert choose(lines, "another", 10, higher=True) == []
@@ -347,7 +347,7 @@ def test_an_arm_s_definition_is_its_own(
     assert changed() == {"AT", "SKD's start, AT"}
     monkeypatch.undo()
     monkeypatch.setattr(prepared, "started", replace(prepared.started, output_energy=0.123))
-    begun = {name for name in names if arms.ARMS[name].start.startswith("compressed")}
+    begun = {name for name in names if arms.ARMS[name].start not in ("random", "fitted")}
     assert changed() == begun
     assert {"SKD", "SKD, encoder only", "SKD's start, output only"} <= begun
 
@@ -366,7 +366,7 @@ def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp
     cells, arms = parts["cells"], parts["arms"]
     prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
     rows = {
-        name: cells._rows(prepared, prepared.student(0, "compressed"), cells.Cell("denoising", name, 0.1, 0, 8, "test"))
+        name: cells._rows(prepared, prepared.student(0, "pairs"), cells.Cell("denoising", name, 0.1, 0, 8, "test"))
         for name in ("SKD", "SKD, not fading", "SKD, encoder only", "SKD, outputs not read again", "outputs read again")
     }
     weights = {
