@@ -130,6 +130,25 @@ def test_what_students_begin_as(
     assert not same(fitted, compressed)
 
 
+def test_companions_begin_at_random(
+    parts: dict[str, ModuleType], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.methods.styling.load_perceptual", lambda _: None)
+    prepared = parts["cells"].Prepared(parts["tasks"].task_of("style", folder, tmp_path, smoke=True))
+    assert repr(prepared.task.reread) == "reread(level1, level2, level3)"
+    starts = ("random", "compressed", "pairs", "encoder", "decoder")
+    random, whole, pairs, encoder, decoder = (prepared.student(3, start).state_dict() for start in starts)
+    beside, early = (
+        [name for name in whole if name.startswith(part)] for part in ("style_encoder.", "content_encoder.")
+    )
+    assert beside
+    assert same(pairs, {**whole, **{name: random[name] for name in beside}})
+    assert same(encoder, {**random, **{name: whole[name] for name in early}})
+    assert same(decoder, {**whole, **{name: random[name] for name in (*beside, *early)}})
+    not_said = parts["cells"].Cell("style", "SKD, companions compressed", 1.0, 0, 2, "validation")
+    assert parts["cells"]._rows(prepared, prepared.student(0, "compressed"), not_said).transfers()
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
