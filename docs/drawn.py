@@ -136,7 +136,7 @@ def methods_marks() -> dict[str, str]:
 
 def benchmark_marks() -> dict[str, str]:
     """What benchmark.rst shows."""
-    return {**speed_marks(), "methods": compared_methods(), "unfinished": unfinished()}
+    return {**speed_marks(), "methods": compared_methods(), "unfinished": unfinished(), "long": long_runs()}
 
 
 def unfinished() -> str:
@@ -148,6 +148,15 @@ def unfinished() -> str:
         if missing:
             said.append(f"Of {task} {', '.join(missing)} haven't been run yet.")
     return " ".join(said) or "All methods have been run on all three."
+
+
+def long_runs() -> str:
+    """How many seeds of each task are whole: all that ran have them."""
+    lines, said = list(read_lines(methods.RESULTS)), []
+    for task, higher in methods.HIGHER_IS_BETTER.items():
+        ran = [row for row in methods.rows(methods.latest(lines, task), task, "test", higher=higher) if "mean" in row]
+        said.append(f"{min((row['seeds'] for row in ran), default=0)} of {task}")
+    return f"Seeds that are whole so far: {', '.join(said)}."
 
 
 def compared_methods() -> str:
