@@ -24,6 +24,7 @@ from benchmarks.methods.training import Supervised
 from benchmarks.worth.arms import fresh
 from kbstyle_example.devices import has_bfloat16
 from skd.errors import ArgumentError, SkdError
+from skd.knowledge import Reread
 
 TUNING_SEED = 1000  # of the trials that choose a method's weight; no seed of the table
 
@@ -139,11 +140,12 @@ def samples_of(task: Task, cell: Cell) -> Dataset[Any]:
 
 
 def run_cell(
-    prepared: Prepared, cell: Cell, *, source: Any = None, each: Any = None, cache: Any = None
+    prepared: Prepared, cell: Cell, *, source: Any = None, each: Any = None, cache: Any = None, reread: Any = None
 ) -> dict[str, Any]:
     """Train and measure; a method without a meaning on this task says why under "na".
 
-    `source` are its samples, if they are there already; see `distill` for the other options.
+    `source` are its samples, if they are there already, and `reread` is in the place of the task's own; see `distill`
+    for the other options.
     """
     task, arm = prepared.task, ARMS[cell.arm]
     student = prepared.student(cell.seed, arm.start)
@@ -151,7 +153,7 @@ def run_cell(
     samples = Noted(source or samples_of(task, cell))
     if arm.trained:
         try:
-            rows = _rows(prepared, student, cell)
+            rows = _rows(prepared, student, cell, reread or task.reread)
         except ArgumentError as error:
             return {"na": " ".join(str(error).split())}
         try:
@@ -173,7 +175,7 @@ def _loader(task: Task, samples: Any) -> Any:
     return DataLoader(samples, batch_size=task.setting.batch, collate_fn=task.collate)
 
 
-def _rows(prepared: Prepared, student: nn.Module, cell: Cell) -> Any:
+def _rows(prepared: Prepared, student: nn.Module, cell: Cell, reread: Reread | None) -> Any:
     task, arm = prepared.task, ARMS[cell.arm]
     if arm.make is None:
         if task.loss is None:
@@ -182,7 +184,7 @@ def _rows(prepared: Prepared, student: nn.Module, cell: Cell) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         plan = skd.match(prepared.pairing, task.pairing(student))
-        method = arm.make(plan, prepared.spectra, cell.factor, cell.steps, task.reread)
+        method = arm.make(plan, prepared.spectra, cell.factor, cell.steps, reread)
         method.transfers() if isinstance(method, skd.methods.Method) else None  # refuses now what it can't do
         torch.manual_seed(cell.seed)
         return method

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmarks.methods.task import RereadOnce, Setting, Task
+from benchmarks.methods.task import Setting, Task
 from benchmarks.methods.training import BUNDLED, taught
 from benchmarks.methods.widening import widen
 from benchmarks.worth.unet import NoisyCrops, UNet, unet_pairing
 from kbstyle_example.data import list_pictures
 from kbstyle_example.splits import of_split
+from skd.knowledge import Reread
 
 
 def begin(network: nn.Module) -> None:
@@ -54,7 +55,7 @@ def denoising(setting: Setting, data: Path, cache: Path) -> Task:
         return {"PSNR, dB": psnr(student, DataLoader(samples(split, 0, setting.held_out), batch_size=8))}
 
     teacher = taught("denoiser", lambda: _made(setting), samples, _noisy, squared_error, setting, cache, warmup=50)
-    reread = RereadOnce(teacher, [pair.encoder for pair in unet_pairing(teacher)])
+    reread = Reread(teacher, [pair.encoder for pair in unet_pairing(teacher)])
     return Task("denoising", teacher, setting, unet_pairing, samples, _noisy, measured, True, loss, reread, begin)
 
 

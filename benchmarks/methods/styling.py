@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.methods.task import RereadOnce, Setting, Task
+from benchmarks.methods.task import Setting, Task
 from kbstyle_example.data import StylePairs, list_pictures
 from kbstyle_example.distill import kbstyle_pairing
 from kbstyle_example.evaluation.measures import Judge
 from kbstyle_example.perceptual_files import load_perceptual
 from kbstyle_example.splits import of_split
 from kbstyle_example.weights_file import load_weights
+from skd.knowledge import Reread
 
 PERCEPTUAL = "weights/squeezenet1_1_imagenet_ndf.pt"  # it only ever measures
 MEASURED = {"style": "style distance", "luminance_style": "luminance style distance", "content": "content distance"}
@@ -51,5 +52,5 @@ def style(setting: Setting, data: Path, _: Path) -> Task:
             figures.append(named | {"SSIM": marks["ssim"], "difference from the teacher, of 255": apart})
         return {name: sum(each[name] for each in figures) / len(figures) for name in figures[0]}
 
-    reread = RereadOnce(teacher.style_encoder, ["level1", "level2", "level3"])  # of whose statistics styles are made
+    reread = Reread(teacher.style_encoder, ["level1", "level2", "level3"])  # of whose statistics styles are made
     return Task("style", teacher, setting, kbstyle_pairing, samples, tuple, measured, False, reread=reread)

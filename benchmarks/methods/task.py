@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 import skd
 from skd.knowledge import Reread
 from skd.recipes import Precision
-from skd.taps import Layout
 
 
 @dataclass(frozen=True)
@@ -115,18 +114,3 @@ class Task:
     def calibration(self) -> list[Any]:
         """Batches for spectra and for the student's start, of a seed that no training has."""
         return [self.inputs(batch) for batch in self.batches("train", 1_000_000, self.setting.calibration)]
-
-
-class RereadOnce(Reread):
-    """What is asked of one tensor by several cells in turn, a teacher's output, is read for the first of them."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._known: tuple[Tensor, Tensor] | None = None
-
-    def __call__(self, output: Tensor, *, layout: Layout = "BCHW") -> Tensor:
-        if output.requires_grad:
-            return super().__call__(output, layout=layout)
-        if self._known is None or self._known[0] is not output:
-            self._known = output, super().__call__(output, layout=layout)
-        return self._known[1]

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from benchmarks.methods.cells import Cell, Prepared, run_cell, samples_of
 from skd.adapters import Adapter
-from skd.taps import Tap, Taps
+from skd.knowledge import Reread
+from skd.taps import Layout, Tap, Taps
 
 Features = dict[Tap, Tensor]
 
@@ -29,6 +30,7 @@ def run_together(prepared: Prepared, cells: Sequence[Cell]) -> list[dict[str, An
     if len(cells) == 1:
         return [run_cell(prepared, cells[0])]
     turns, teacher = Turns(len(cells)), TeacherForAll()
+    reread = None if prepared.task.reread is None else RereadOnce(prepared.task.reread)
     source = ReadOnce(samples_of(prepared.task, cells[0]), 2 * prepared.task.setting.batch)
     found: list[dict[str, Any]] = [{} for _ in cells]
     errors: list[BaseException] = []
@@ -38,7 +40,7 @@ def run_together(prepared: Prepared, cells: Sequence[Cell]) -> list[dict[str, An
         with turns.of(index):
             try:
                 each = lambda *_: turns.pass_on(index)  # noqa: E731 - after each step of the optimizer
-                found[index] = run_cell(prepared, cells[index], source=source, each=each, cache=teacher)
+                found[index] = run_cell(prepared, cells[index], source=source, each=each, cache=teacher, reread=reread)
             except BaseException as error:
                 errors.append(error)
 
@@ -141,6 +143,21 @@ class TeacherForAll:
             self._known = Taps(taps.model, list(self._wanted), stop_early=True)(*args, **kwargs)[1]
         adapters = adapters or {}
         return {tap: adapters[tap](self._known[tap]) if tap in adapters else self._known[tap] for tap in taps.taps}
+
+
+class RereadOnce(Reread):
+    """As `reread`; what is asked of one tensor by several cells in turn, a teacher's output, is read for the first."""
+
+    def __init__(self, reread: Reread) -> None:
+        super().__init__(reread.taps.model, reread.taps.taps, inputs=reread.inputs)
+        self._known: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, output: Tensor, *, layout: Layout = "BCHW") -> Tensor:
+        if output.requires_grad:
+            return super().__call__(output, layout=layout)
+        if self._known is None or self._known[0] is not output:
+            self._known = output, super().__call__(output, layout=layout)
+        return self._known[1]
 
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skd.errors import ArgumentError
+from skd.errors import ArgumentError, ShapeError, SkdError
 from skd.knowledge.statistics import mean_std
 from skd.taps import Layout, Tap, Taps, as_layout
 
@@ -44,7 +44,7 @@ class Reread:
     Notes
     -----
     Source: this project. Perceptual losses (Johnson et al. 2016, arXiv:1603.08155) read outputs with a network that was
-    trained for something else, which a student's teacher makes needless; the statistics are AdaIN's.
+    trained for something else; here it is the teacher's own. The statistics are AdaIN's.
 
     Examples
     --------
@@ -74,13 +74,25 @@ class Reread:
 
         Raises
         ------
+        ShapeError
+            The network can't be called with the output.
         FeatureError
             A layer isn't reached, as in `Taps`.
         """
         given = output if self.inputs is None else self.inputs(output)
         args = given if isinstance(given, tuple) else () if isinstance(given, dict) else (given,)
-        with _untrained(self.taps.model):
-            _, features = self.taps(*args, **(given if isinstance(given, dict) else {}))
+        try:
+            with _untrained(self.taps.model):
+                _, features = self.taps(*args, **(given if isinstance(given, dict) else {}))
+        except (SkdError, torch.OutOfMemoryError):  # which are RuntimeErrors, too
+            raise
+        except (RuntimeError, TypeError) as error:
+            raise ShapeError(
+                "the network that reads an output again can't be called with it",
+                got=f"{tuple(output.shape)} ({' '.join(str(error).split())})",
+                expected="an output that could be its input",
+                remedy="inputs=… makes what it takes of the output; without such a way there is nothing to read again",
+            ) from error
         read = [mean_std(feature, layout=as_layout(feature, tap)) for tap, feature in features.items()]
         return torch.cat(read, 1)
 

@@ -145,8 +145,9 @@ def test_companions_begin_at_random(
     assert same(pairs, {**whole, **{name: random[name] for name in beside}})
     assert same(encoder, {**random, **{name: whole[name] for name in early}})
     assert same(decoder, {**whole, **{name: random[name] for name in (*beside, *early)}})
-    not_said = parts["cells"].Cell("style", "SKD, companions compressed", 1.0, 0, 2, "validation")
-    assert parts["cells"]._rows(prepared, prepared.student(0, "compressed"), not_said).transfers()
+    cell = parts["cells"].Cell("style", "SKD, companions compressed", 1.0, 0, 2, "validation")
+    rows = parts["cells"]._rows(prepared, prepared.student(0, "compressed"), cell, prepared.task.reread).transfers()
+    assert [row.name for row in rows][-2:] == ["output", "output/reread"]
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -384,8 +385,9 @@ def test_lines_of_another_plan_or_definition_do_not_count(parts: dict[str, Modul
 def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
     cells, arms = parts["cells"], parts["arms"]
     prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    cell = lambda name: cells.Cell("denoising", name, 0.1, 0, 8, "test")  # noqa: E731
     rows = {
-        name: cells._rows(prepared, prepared.student(0, "pairs"), cells.Cell("denoising", name, 0.1, 0, 8, "test"))
+        name: cells._rows(prepared, prepared.student(0, "pairs"), cell(name), prepared.task.reread)
         for name in ("SKD", "SKD, not fading", "SKD, encoder only", "SKD, outputs not read again", "outputs read again")
     }
     weights = {

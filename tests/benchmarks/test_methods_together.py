@@ -19,12 +19,17 @@ pytest.importorskip("torch_pruning")
 def test_cells_together_are_the_same_cells(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
     cells = parts["cells"]
     prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
-    runs = 0
+    runs, begun = 0, 0
 
     def counted(*_: Any) -> None:
         nonlocal runs
         runs += 1
 
+    def begins(_: Any, given: tuple[torch.Tensor]) -> None:
+        nonlocal begun
+        begun += not given[0].requires_grad  # a run of the teacher, or what it said read again
+
+    prepared.task.teacher.down1.register_forward_pre_hook(begins)
     prepared.task.teacher.middle.register_forward_pre_hook(counted)  # which reading an output again does not reach
     # MGD draws masks from the global random numbers, Collaborative has stages; in the pairs' bases features come
     # through a teacher's adapter.
@@ -32,10 +37,12 @@ def test_cells_together_are_the_same_cells(parts: dict[str, ModuleType], folder:
             "SKD, in the pairs' bases")  # fmt: skip
     some = [cells.Cell("denoising", arm, 1.0, 0, 30, "validation") for arm in arms]
     alone = [cells.run_cell(prepared, cell) for cell in some]
-    needed, runs = runs, 0
+    needed, read = runs, begun - runs
+    runs = begun = 0
     torch.manual_seed(3)
     at_once = parts["together"].run_together(prepared, some)
     assert runs < needed / 2
+    assert begun - runs < 0.7 * read  # of two arms that read outputs again
     assert all(line.pop("cpu_seconds", 0) >= 0 for line in (*alone, *at_once))
     assert at_once == alone
     assert len({line["value"] for line in alone if "value" in line}) == len(arms) - 1
@@ -88,9 +95,9 @@ def test_samples_are_read_once_and_let_go(parts: dict[str, ModuleType]) -> None:
 
 def test_what_several_ask_of_the_teachers_output_is_read_once(parts: dict[str, ModuleType]) -> None:
     network = nn.Conv2d(3, 2, 1)
-    read = parts["task"].RereadOnce(network, [""])
     theirs, ours = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5, requires_grad=True)
     plain = Reread(network, [""])
+    read = parts["together"].RereadOnce(plain)
     assert read(theirs) is read(theirs)
     torch.testing.assert_close(read(theirs), plain(theirs), rtol=0, atol=0)
     assert read(ours) is not read(ours)  # each has its own gradient

@@ -15,7 +15,7 @@ import skd
 from skd import Distiller, Pairing, Tap
 from skd._training.identity import identity_of
 from skd.distances import normalised_mse
-from skd.errors import ArgumentError, FeatureError, LayerNotFoundError
+from skd.errors import ArgumentError, FeatureError, LayerNotFoundError, ShapeError
 from skd.knowledge import Reread
 from skd.methods import SKD, Transfer
 
@@ -126,7 +126,7 @@ def test_gradients_are_the_outputs_alone_and_flags_are_put_back() -> None:
 
 def test_flags_are_put_back_by_an_error_too() -> None:
     network = Network()
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(ShapeError, match=r"can't be called with it; got \(1, 2, 4, 4\) \(.*channels.*Remedy: inputs=…"):
         Reread(network, ["one"])(torch.zeros(1, 2, 4, 4))
     assert all(p.requires_grad for p in network.parameters())
 
@@ -138,6 +138,8 @@ def test_what_can_not_be_read_is_refused() -> None:
         Reread(Network(), ["thre"])
     with pytest.raises(ArgumentError, match="need a model; got str"):
         Reread("teacher", ["one"])  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match=r"can't be called with it; got .*style.*Remedy: inputs=…"):
+        Reread(Two(), ["inner"])(torch.zeros(1, 3, 2, 2))
     with pytest.raises(FeatureError, match="two#1"):
         Reread(Network(), ["two#1"])(torch.zeros(1, 3, 2, 2))
 
