@@ -160,7 +160,8 @@ def run_cell(
             _train(task, student, rows, _loader(task, samples), cell, each=each, cache=cache)
         except SkdError as error:
             return {"na": " ".join(str(error).split())}
-    figures = task.measured(student.eval(), cell.split)
+    long, setting = is_long(task, cell), task.setting
+    figures = task.measured(student.eval(), cell.split, setting.long_held_out if long else setting.held_out)
     return {
         "value": next(iter(figures.values())),
         "figures": dict(figures),
@@ -190,6 +191,11 @@ def _rows(prepared: Prepared, student: nn.Module, cell: Cell, reread: Reread | N
         return method
 
 
+def is_long(task: Task, cell: Cell) -> bool:
+    """Whether a cell is one of the long stage, by its steps."""
+    return cell.steps >= task.setting.final
+
+
 def recipe_of(task: Task, cell: Cell) -> skd.Recipe:
     """How every cell of a task is trained."""
     setting = task.setting
@@ -197,7 +203,7 @@ def recipe_of(task: Task, cell: Cell) -> skd.Recipe:
         steps=cell.steps,
         learning_rate=setting.learning_rate,
         warmup=min(20, cell.steps // 10),
-        precision=setting.long_precision if cell.steps >= setting.final and has_bfloat16() else "float32",
+        precision=setting.long_precision if is_long(task, cell) and has_bfloat16() else "float32",
         channels_last=setting.crop > 0,
         seed=cell.seed,
         cpu=True,

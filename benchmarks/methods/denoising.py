@@ -51,8 +51,8 @@ def denoising(setting: Setting, data: Path, cache: Path) -> Task:
     def samples(split: Any, seed: int, length: int) -> NoisyCrops:
         return NoisyCrops(of_split(paths, split), crop=setting.crop, length=length, seed=seed)
 
-    def measured(student: nn.Module, split: str) -> dict[str, float]:
-        return {"PSNR, dB": psnr(student, DataLoader(samples(split, 0, setting.held_out), batch_size=8))}
+    def measured(student: nn.Module, split: str, count: int) -> dict[str, float]:
+        return {"PSNR, dB": psnr(student, DataLoader(samples(split, 0, count), batch_size=8))}
 
     teacher = taught("denoiser", lambda: _made(setting), samples, _noisy, squared_error, setting, cache, warmup=50)
     reread = Reread(teacher, [pair.encoder for pair in unet_pairing(teacher)])

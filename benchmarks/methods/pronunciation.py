@@ -167,8 +167,8 @@ def pronunciation(setting: Setting, _: Path, cache: Path) -> Task:
     def samples(part: Any, seed: int, length: int) -> Words:
         return Words(parts[part], length=length, seed=seed)
 
-    def measured(student: nn.Module, part: Any) -> dict[str, float]:
-        chosen = sorted(parts[part], key=lambda word: hashlib.sha256(word.encode()).digest())[: setting.held_out]
+    def measured(student: nn.Module, part: Any, count: int) -> dict[str, float]:
+        chosen = sorted(parts[part], key=lambda word: hashlib.sha256(word.encode()).digest())[:count]
         chosen.sort(key=len)
         said = list[tuple[int, ...]]()
         for k in range(0, len(chosen), 256):

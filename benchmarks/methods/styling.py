@@ -31,10 +31,11 @@ def style(setting: Setting, data: Path, _: Path) -> Task:
     def samples(split: Any, seed: int, length: int, crop: int = setting.crop) -> StylePairs:
         return StylePairs(*(of_split(paths, split) for paths in folders), crop=crop, length=length, seed=seed)
 
+    # Long runs are measured on other pairs than the screening, which chose who runs.
     @once
-    def judges(split: str) -> list[tuple[Tensor, Tensor, Tensor, Judge]]:
+    def judges(split: str, count: int) -> list[tuple[Tensor, Tensor, Tensor, Judge]]:
         found = []
-        for sample in samples(split, 0, setting.held_out, ENLARGED * setting.crop):
+        for sample in samples(split, 0 if count == setting.held_out else 1, count, ENLARGED * setting.crop):
             content, painting = (x[None] for x in sample)
             with torch.no_grad():
                 wanted = teacher(content, painting)
@@ -42,9 +43,9 @@ def style(setting: Setting, data: Path, _: Path) -> Task:
         return found
 
     @torch.no_grad()
-    def measured(student: nn.Module, split: str) -> dict[str, float]:
+    def measured(student: nn.Module, split: str, count: int) -> dict[str, float]:
         figures = list[dict[str, float]]()
-        for content, painting, wanted, judge in judges(split):
+        for content, painting, wanted, judge in judges(split, count):
             ours = student(content, painting).clamp(0, 1)
             marks = judge(ours)
             named = {title: marks[f"{perceptual.name}/{name}"] for name, title in MEASURED.items()}

@@ -25,8 +25,8 @@ class Setting:
     learning_rate : float
     calibration : int
         Samples for spectra and for the student's start.
-    held_out : int
-        Samples that a student is measured on.
+    held_out, long_held_out : int
+        Samples that a student is measured on; after a training of `final` steps and more, by the second.
     screen, final : int
         Optimizer steps of a student in the two stages.
     size : int
@@ -49,6 +49,7 @@ class Setting:
     learning_rate: float
     calibration: int
     held_out: int
+    long_held_out: int
     size: int
     screen: int
     final: int
@@ -77,7 +78,7 @@ class Task:
     inputs : callable
         From a batch to what the networks are called with.
     measured : callable
-        A student's figures on a split by name; the first is the one that counts.
+        A student's figures on so many samples of a split by name; the first figure is the one that counts.
     higher_is_better : bool
         Whether of that one more is better.
     loss : callable, optional
@@ -98,7 +99,7 @@ class Task:
     pairing: Callable[[Any], skd.Pairing]
     samples: Callable[[Any, int, int], Dataset[Any]]
     inputs: Callable[[Any], Any]
-    measured: Callable[[nn.Module, Any], Mapping[str, float]]
+    measured: Callable[[nn.Module, Any, int], Mapping[str, float]]
     higher_is_better: bool
     loss: Callable[[Any, Any], Tensor] | None = None
     reread: Reread | None = None

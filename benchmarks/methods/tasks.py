@@ -12,13 +12,22 @@ from benchmarks.methods.task import Setting, Task
 MODULES = {"style": "styling", "denoising": "denoising", "pronunciation": "pronunciation"}
 SETTINGS = {
     "style": Setting(
-        batch=4, learning_rate=2e-3, calibration=288, held_out=24, size=200 * 1024, screen=200, final=2000, crop=64
+        batch=4,
+        learning_rate=2e-3,
+        calibration=288,
+        held_out=24,
+        long_held_out=128,
+        size=200 * 1024,
+        screen=200,
+        final=2000,
+        crop=64,
     ),
     "denoising": Setting(
         batch=4,
         learning_rate=2e-3,
         calibration=288,
         held_out=96,
+        long_held_out=384,
         size=200 * 1024,
         screen=400,
         final=4000,
@@ -34,6 +43,7 @@ SETTINGS = {
         learning_rate=2e-3,
         calibration=1024,
         held_out=500,
+        long_held_out=3000,
         size=400 * 1024,
         screen=600,
         final=6000,
@@ -45,13 +55,22 @@ SETTINGS = {
 }
 SMOKE = {
     "style": Setting(
-        batch=2, learning_rate=2e-3, calibration=160, held_out=2, size=400 * 1024, screen=2, final=2, crop=32
+        batch=2,
+        learning_rate=2e-3,
+        calibration=160,
+        held_out=2,
+        long_held_out=2,
+        size=400 * 1024,
+        screen=2,
+        final=2,
+        crop=32,
     ),
     "denoising": Setting(
         batch=2,
         learning_rate=2e-3,
         calibration=160,
         held_out=4,
+        long_held_out=4,
         size=10 * 1024,
         screen=2,
         final=2,
@@ -66,6 +85,7 @@ SMOKE = {
         learning_rate=2e-3,
         calibration=64,
         held_out=8,
+        long_held_out=8,
         size=60 * 1024,
         screen=2,
         final=2,

@@ -249,10 +249,10 @@ def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: P
         np.concatenate([batch[k].numpy().astype(np.float64) for batch in task.batches("test", 0, 4)]) for k in (0, 1)
     )
     errors = ((noisy.clip(0, 1) - clean) ** 2).reshape(len(clean), -1).mean(1)
-    [(name, found)] = task.measured(nn.Identity(), "test").items()
+    [(name, found)] = task.measured(nn.Identity(), "test", 4).items()
     assert name == "PSNR, dB"
     assert found == pytest.approx((10 * np.log10(1 / errors)).mean(), rel=1e-6)
-    [other] = task.measured(nn.Identity(), "validation").values()
+    [other] = task.measured(nn.Identity(), "validation", 4).values()
     assert found != pytest.approx(other, rel=1e-6)
 
 
