@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ def compressed(
     config: KBStyleConfig = STUDENT,
     *,
     seed: int = 0,
+    start: Literal["projected", "fitted"] = "projected",
 ) -> KBStyle:
     """A student with the teacher's blocks and channels, as many of them as it has; blocks beyond those add nothing yet.
 
@@ -44,6 +46,8 @@ def compressed(
         The student's, no wider than the teacher.
     seed : int
         Of the crops.
+    start : str
+        As `skd.compress` has it.
 
     Raises
     ------
@@ -83,7 +87,7 @@ def compressed(
         data = [tuple(batch) for batch in DataLoader(samples, batch_size=BATCH)]
         spectra = skd.measure(deep, kbstyle_pairing(deep), data)
         widths = deep.config.widths
-        done = skd.compress(deep, spectra, data=data, widths=config.widths, build=build, full=widths)
+        done = skd.compress(deep, spectra, data=data, widths=config.widths, build=build, full=widths, start=start)
     student = done.student
     if not isinstance(student, KBStyle):
         raise TypeError(f"compress() returned a {type(student).__name__}")

@@ -21,9 +21,9 @@ FACTORS = (0.01, 0.1, 1.0)
 FREE = "no distillation"
 
 
-# How a student begins: with the seed's random weights; as `skd.compress` folds its teacher's into it, in the pairs'
-# networks (companions' stay random), on one side of them alone, or everywhere; fitted, as ``compress(start="fitted")``.
-Start = Literal["random", "pairs", "encoder", "decoder", "compressed", "fitted"]
+# How a student begins: with the seed's random weights; as `skd.compress` folds its teacher's into it, everywhere, on one
+# side alone (companions count as encoder), or but for companions; fitted, as ``compress(start="fitted")``.
+Start = Literal["random", "compressed", "encoder", "decoder", "pairs", "fitted"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _output(plan: skd.Plan, spectra: skd.Spectra, *_: Any) -> Made:
     return skd.methods.OutputOnly(plan, spectra, output=OUTPUT)
 
 
-def _ours(name: str, *args: Any, start: Start = "pairs", fitted: bool = True, **options: Any) -> Arm:
+def _ours(name: str, *args: Any, start: Start = "compressed", fitted: bool = True, **options: Any) -> Arm:
     return Arm(name, _skd(*args, **options), skd.methods.SKD, start=start, fitted=fitted)
 
 
@@ -135,18 +135,21 @@ CONTROLS = {
         _ours("SKD, loss on the decoder only", "decoder"),
         _ours("SKD, outputs not read again", rereads=False),
         Arm("outputs read again", _reread, skd.methods.SKD),
-        Arm("SKD's start, outputs read again", _reread, skd.methods.SKD, start="pairs"),
+        Arm("SKD's start, outputs read again", _reread, skd.methods.SKD, start="compressed"),
         _ours("SKD, not fading", fades=False),
         _ours("SKD, random adapters", fitted=False),
         _ours("SKD, in the pairs' bases", basis=None, fitted=False),
-        _ours("SKD, companions compressed", start="compressed", beside=True),
+        _ours("SKD, companions at random", start="pairs", beside=True),
         _ours("SKD, fitted start", start="fitted"),
         *(
-            Arm(f"SKD's start, {what}", make, tuned=False, start="pairs", trained=make is not None or what == FREE)
+            Arm(f"SKD's start, {what}", make, tuned=False, start="compressed", trained=make is not None or what == FREE)
             for what, make in (("not trained", None), (FREE, None), ("output only", _output))
         ),
-        *(Arm(f"SKD's start, {name}", METHODS[name].make, METHODS[name].uses, start="pairs") for name in ("AT", "RKD")),
-        Arm("SKD's start, FitNets", METHODS["FitNets"].make, skd.methods.FitNets, start="pairs", fitted=True),
+        *(
+            Arm(f"SKD's start, {name}", METHODS[name].make, METHODS[name].uses, start="compressed")
+            for name in ("AT", "RKD")
+        ),
+        Arm("SKD's start, FitNets", METHODS["FitNets"].make, skd.methods.FitNets, start="compressed", fitted=True),
         Arm("fitted start, not trained", None, tuned=False, start="fitted", trained=False),
         Arm("fitted start, output only", _output, tuned=False, start="fitted"),
     )

@@ -23,6 +23,8 @@ from benchmarks.methods.task import Task
 from benchmarks.methods.training import Supervised
 from benchmarks.worth.arms import fresh
 from kbstyle_example.devices import has_bfloat16
+from skd._compression.analysis import Data
+from skd._compression.outcome import output_energy
 from skd.errors import ArgumentError, SkdError
 from skd.knowledge import Reread
 
@@ -40,6 +42,13 @@ class Cell(NamedTuple):
     split: str
 
 
+class Begun(NamedTuple):
+    """A student as `skd.compress` begins it, and how much of the teacher's output it has."""
+
+    student: nn.Module
+    output_energy: float
+
+
 class Prepared:
     """What all cells of a task share: spectra, and the student's shape and start."""
 
@@ -48,12 +57,15 @@ class Prepared:
         self.calibration = task.calibration()
         self.pairing = task.pairing(task.teacher)
         self.spectra = skd.measure(task.teacher, self.pairing, self.calibration)
-        self._fitted: skd.Compressed | None = None
+        self._fitted: Begun | None = None
         self.started = self._compressed("projected")
 
-    def _compressed(self, start: Any) -> skd.Compressed:
+    def _compressed(self, start: Any) -> Begun:
         task = self.task
-        return skd.compress(
+        if task.compressed is not None:
+            student = task.compressed(start)
+            return Begun(student, output_energy(task.teacher, student, Data(self.calibration, None)))
+        done = skd.compress(
             task.teacher,
             self.spectra,
             data=self.calibration,
@@ -63,8 +75,9 @@ class Prepared:
             full=task.full,
             start=start,
         )
+        return Begun(done.student, done.output_energy)
 
-    def begun(self, start: Start) -> skd.Compressed:
+    def begun(self, start: Start) -> Begun:
         """What a start that isn't random takes its weights from; the fitted one is made when it is first asked for."""
         if start != "fitted":
             return self.started
@@ -72,7 +85,13 @@ class Prepared:
         return self._fitted
 
     def student(self, seed: int, start: Start = "random") -> nn.Module:
-        """Of random weights by a seed, the same for all methods; or as `compress` begins it, whole or on one side."""
+        """Of random weights by a seed, the same for all methods; or as `compress` begins it, whole or in part."""
+        student = self._student(seed, start)
+        if self.task.settle is not None:
+            self.task.settle(student)
+        return student
+
+    def _student(self, seed: int, start: Start) -> nn.Module:
         if start in ("compressed", "fitted"):
             return copy.deepcopy(self.begun(start).student)
         student = fresh(self.started.student, seed)
@@ -83,8 +102,8 @@ class Prepared:
         if start != "random":
             early, beside = self.encoders_layers(), self.beside()
             for name, value in self.started.student.state_dict().items():
-                folded = start == "pairs" or (name.rpartition(".")[0] in early) == (start == "encoder")
-                if folded and name.partition(".")[0] not in beside:
+                on_its_side = (name.rpartition(".")[0] in early) == (start == "encoder")
+                if name.partition(".")[0] not in beside if start == "pairs" else on_its_side:
                     student.state_dict()[name].copy_(value)
         return student
 

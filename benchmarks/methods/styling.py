@@ -1,18 +1,21 @@
-"""Style transfer: KBStyle's bundled teacher, the protocol's distances of pictures that nothing is trained on."""
+"""Style transfer: KBStyle and its bundled teacher, the protocol's distances of pictures that nothing is trained on."""
 
 from __future__ import annotations
 
 from functools import cache as once
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from benchmarks.methods.task import Setting, Task
+from kbstyle_example.compressed import compressed, settle
 from kbstyle_example.data import StylePairs, list_pictures
 from kbstyle_example.distill import kbstyle_pairing
 from kbstyle_example.evaluation.measures import Judge
+from kbstyle_example.networks import STUDENT, KBStyle
 from kbstyle_example.perceptual_files import load_perceptual
 from kbstyle_example.splits import of_split
 from kbstyle_example.weights_file import load_weights
@@ -20,6 +23,7 @@ from skd.knowledge import Reread
 
 PERCEPTUAL = "weights/squeezenet1_1_imagenet_ndf.pt"  # it only ever measures
 MEASURED = {"style": "style distance", "luminance_style": "luminance style distance", "content": "content distance"}
+SETTLED = 96  # pairs that a correction's units are taken from
 ENLARGED = 4  # pictures are measured at so many times the side that they are trained on
 
 
@@ -53,5 +57,29 @@ def style(setting: Setting, data: Path, _: Path) -> Task:
             figures.append(named | {"SSIM": marks["ssim"], "difference from the teacher, of 255": apart})
         return {name: sum(each[name] for each in figures) / len(figures) for name in figures[0]}
 
+    def student(start: Any) -> nn.Module:
+        training = (of_split(paths, "train") for paths in folders)
+        return compressed(teacher, *training, STUDENT, start=start).eval()
+
+    paintings = [batch[1] for batch in DataLoader(samples("train", 1_000_000, SETTLED), batch_size=8)]
+
+    def settled(network: nn.Module) -> None:
+        """What its correction begins with is no matter of chance: it changes nothing yet, in units of its codes."""
+        for part in network.correction.last.parameters():  # type: ignore[union-attr]
+            nn.init.zeros_(part)
+        settle(cast(KBStyle, network), paintings)
+
     reread = Reread(teacher.style_encoder, ["level1", "level2", "level3"])  # of whose statistics styles are made
-    return Task("style", teacher, setting, kbstyle_pairing, samples, tuple, measured, False, reread=reread)
+    return Task(
+        "style",
+        teacher,
+        setting,
+        kbstyle_pairing,
+        samples,
+        tuple,
+        measured,
+        False,
+        reread=reread,
+        compressed=student,
+        settle=settled,
+    )

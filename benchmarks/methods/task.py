@@ -91,6 +91,10 @@ class Task:
         From samples to a batch.
     build, full : optional
         As in `skd.compress`.
+    compressed : callable, optional
+        In the place of these, from a start of `skd.compress` to the student: for one that isn't only narrower.
+    settle : callable, optional
+        Done to every student before it is trained, whatever it begins as.
     """
 
     name: str
@@ -107,6 +111,8 @@ class Task:
     collate: Callable[[Any], Any] | None = None
     build: Callable[[Any], nn.Module] | None = None
     full: Any = None
+    compressed: Callable[[Any], nn.Module] | None = None
+    settle: Callable[[nn.Module], None] | None = None
 
     def batches(self, split: str, seed: int, count: int, size: int = 8) -> list[Any]:
         """Batches of a split, the same for whoever asks."""

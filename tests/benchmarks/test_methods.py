@@ -139,14 +139,19 @@ def test_companions_begin_at_random(
     starts = ("random", "compressed", "pairs", "encoder", "decoder")
     random, whole, pairs, encoder, decoder = (prepared.student(3, start).state_dict() for start in starts)
     beside, early = (
-        [name for name in whole if name.startswith(part)] for part in ("style_encoder.", "content_encoder.")
+        [name for name in whole if name.startswith(part)]
+        for part in ("style_encoder.", ("content_encoder.", "correction.first."))
     )
     assert beside
+    settled = ["correction.centre", "correction.spread"]  # in the units of whichever style encoder there is
+    assert all(not torch.equal(random[name], whole[name]) for name in settled)
+    assert not any(state["correction.last.weight"].any() for state in (random, whole, pairs, encoder, decoder))
+    beside += settled
     assert same(pairs, {**whole, **{name: random[name] for name in beside}})
-    assert same(encoder, {**random, **{name: whole[name] for name in early}})
+    assert same(encoder, {**random, **{name: whole[name] for name in (*beside, *early)}})
     assert same(decoder, {**whole, **{name: random[name] for name in (*beside, *early)}})
-    cell = parts["cells"].Cell("style", "SKD, companions compressed", 1.0, 0, 2, "validation")
-    rows = parts["cells"]._rows(prepared, prepared.student(0, "compressed"), cell, prepared.task.reread).transfers()
+    cell = parts["cells"].Cell("style", "SKD, companions at random", 1.0, 0, 2, "validation")
+    rows = parts["cells"]._rows(prepared, prepared.student(0, "pairs"), cell, prepared.task.reread).transfers()
     assert [row.name for row in rows][-2:] == ["output", "output/reread"]
 
 
@@ -254,6 +259,22 @@ def test_the_psnr_is_that_of_the_formula(parts: dict[str, ModuleType], folder: P
     assert found == pytest.approx((10 * np.log10(1 / errors)).mean(), rel=1e-6)
     [other] = task.measured(nn.Identity(), "validation", 4).values()
     assert found != pytest.approx(other, rel=1e-6)
+
+
+def test_long_runs_are_measured_on_more_samples(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
+    cells = parts["cells"]
+    prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    asked = list[tuple[str, int]]()
+
+    def measured(student: nn.Module, split: str, count: int) -> dict[str, float]:
+        asked.append((split, count))
+        return {"figure": 0.0}
+
+    setting = replace(prepared.task.setting, held_out=5, long_held_out=7, final=3)
+    prepared.task = replace(prepared.task, setting=setting, measured=measured)
+    for steps, split in ((2, "validation"), (3, "validation"), (4, "test")):
+        cells.run_cell(prepared, cells.Cell("denoising", "output only", 1.0, 0, steps, split))
+    assert asked == [("validation", 5), ("validation", 7), ("test", 7)]
 
 
 def line(arm: str, seed: int, value: float, **others: Any) -> dict[str, Any]:
