@@ -21,8 +21,8 @@ FACTORS = (0.01, 0.1, 1.0)
 FREE = "no distillation"
 
 
-# How a student begins: with the seed's random weights; as `skd.compress` folds its teacher's into it, everywhere, on one
-# side alone (companions count as encoder), or but for companions; fitted, as ``compress(start="fitted")``.
+# How a student begins: with the seed's random weights; as `skd.compress` folds its teacher's into it, everywhere, on
+# one side alone (companions count as encoder), or but for companions; fitted, as ``compress(start="fitted")``.
 Start = Literal["random", "compressed", "encoder", "decoder", "pairs", "fitted"]
 
 

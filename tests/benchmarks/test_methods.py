@@ -408,7 +408,7 @@ def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp
     prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
     cell = lambda name: cells.Cell("denoising", name, 0.1, 0, 8, "test")  # noqa: E731
     rows = {
-        name: cells._rows(prepared, prepared.student(0, "pairs"), cell(name), prepared.task.reread)
+        name: cells._rows(prepared, prepared.student(0, "compressed"), cell(name), prepared.task.reread)
         for name in ("SKD", "SKD, not fading", "SKD, encoder only", "SKD, outputs not read again", "outputs read again")
     }
     weights = {
