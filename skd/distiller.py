@@ -12,6 +12,7 @@ from skd.adapters import Adapter
 from skd.caching import TeacherCache, narrowed
 from skd.errors import ArgumentError, ShapeError
 from skd.methods._distilled import check_networks, check_rows, check_stages
+from skd.methods._implicit import Implicit
 from skd.methods.transfer import Method, Stage, Through, Transfer
 from skd.schedules import weight_at
 from skd.steps import Losses, Step
@@ -28,6 +29,7 @@ class _Runs(NamedTuple):
     teachers: dict[str, Taps]
     again: dict[Through, tuple[str, Taps]]
     narrowed: dict[str, dict[Tap, Adapter]]  # what a cache keeps as an adapter returns it, by teacher
+    implicit: dict[int, Implicit]  # rows whose adapter needn't run
 
 
 class Distiller(nn.Module):
@@ -137,12 +139,16 @@ class Distiller(nn.Module):
         output, features = self._runs.student(*args, **kwargs)
         again = {through: self._run_again(through, features, known, given) for through in self._runs.again}
         adapted: dict[Any, Tensor] = {}
+        sums: dict[Any, Any] = {}
         terms = {}
         for index in self._active:
             row = self.transfers[index]
-            ours = features if row.through is None else again[row.through]
-            student, teacher = self._both(row, ours, known[row.of], adapted, kept.get(row.of, {}))
-            loss = row.distance(student, teacher)
+            loss = None
+            if (quick := self._runs.implicit.get(index)) is not None:
+                loss = quick(features[row.student_taps[0]], known[row.of][row.teacher_taps[0]], sums)
+            if loss is None:
+                ours = features if row.through is None else again[row.through]
+                loss = row.distance(*self._both(row, ours, known[row.of], adapted, kept.get(row.of, {})))
             if loss.ndim:
                 raise ShapeError(f"the distance of transfer {row.name!r} isn't a scalar", got=tuple(loss.shape))
             terms[row.name] = loss * self.factors[index]
@@ -274,7 +280,13 @@ class Distiller(nn.Module):
         for through, name in throughs.items():
             taps = [tap for row in rows if row.through is through for tap in row.student_taps]
             again[through] = name, Taps(self._teachers[name], taps, stop_early=True)
-        return _Runs(Taps(self.student, ours), teachers, again, {name: narrowed(rows, name) for name in teachers})
+        return _Runs(
+            Taps(self.student, ours),
+            teachers,
+            again,
+            {name: narrowed(rows, name) for name in teachers},
+            {index: found for index in self._active if (found := Implicit.of(self.transfers[index])) is not None},
+        )
 
     def thawed_later(self) -> list[nn.Parameter]:
         """The student's parameters that the present stage freezes and another may train: an optimizer wants them."""

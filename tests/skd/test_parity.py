@@ -179,9 +179,7 @@ def hints_by_hand() -> tuple[StepFunction, dict[str, nn.Parameter]]:
     teacher.eval().requires_grad_(False)
     torch.manual_seed(9)
     adapter = ChannelAdapter(6, 12)
-    twin = nn.Conv2d(6, 12, 1)
-    twin.weight = nn.Parameter(adapter.weight.detach()[:, :, None, None].clone())
-    twin.bias = nn.Parameter(torch.zeros(12))
+    weight, bias = nn.Parameter(adapter.weight.detach().clone()), nn.Parameter(torch.zeros(12))
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -204,27 +202,23 @@ def hints_by_hand() -> tuple[StepFunction, dict[str, nn.Parameter]]:
         image = student(x)
         difference = flat_attention(seen["s.up1"]) - flat_attention(seen["t.up1"])
         terms = {
-            "hint": 0.5 * ((twin(seen["s.code"]) - seen["t.code"]) ** 2).mean(),
+            "hint": 0.5 * ((F.conv2d(seen["s.code"], weight[:, :, None, None], bias) - seen["t.code"]) ** 2).mean(),
             "attention": 3 * difference.norm(dim=1).mean(),
         }
         return image, terms
 
-    weight = dict(student.named_parameters())
-    return step, weight | {"adapter.weight": twin.weight, "adapter.bias": twin.bias}
+    return step, dict(student.named_parameters()) | {"adapter.weight": weight, "adapter.bias": bias}
 
 
 def hints_through_skd() -> tuple[StepFunction, dict[str, nn.Parameter]]:
     teacher, student = networks()
     torch.manual_seed(9)
     adapter = ChannelAdapter(6, 12)
-    shape = (12, 6, 1, 1)
     rows = [
         Transfer("hint", "code", "code", raw, mse, 0.5, student_adapters=adapter),
         Transfer("attention", "up1", "up1", attention, frobenius, 3.0),
     ]
     distiller = skd.Distiller(teacher, student, rows)
-    adapter.weight = nn.Parameter(adapter.weight.detach().reshape(shape))  # the shape of a convolution's, to compare
-    adapter.forward = lambda feature, reference=None: F.conv2d(feature, adapter.weight, adapter.bias)  # type: ignore[method-assign]
 
     def step(x: Tensor) -> tuple[Tensor, Losses]:
         result = distiller(x)
