@@ -19,7 +19,7 @@ from skd.methods._implicit import Implicit
 from skd.methods.transfer import Through, Transfer
 
 KNOWLEDGE = (raw, centred, mean_std, Knowledge(centred), Knowledge(mean_std, eps=0.1))
-DISTANCES = (mse, normalised_mse, Distance(normalised_mse, eps=2.0))
+DISTANCES = (mse, normalised_mse, Distance(normalised_mse, eps=50.0))
 SHAPES = {"BCHW": (3, 5), "BCL": (7,), "BCDHW": (2, 3, 2), "BNC": (6,)}
 
 
@@ -108,6 +108,28 @@ def test_a_copy_has_no_loss_however_it_rounds(knowledge: Any) -> None:
         rounded.append(float(found.detach()))
         assert 0 <= rounded[-1] < 1e-5
     assert knowledge is not centred or min(rounded) == 0  # what would be less
+
+
+def test_rows_share_what_is_the_same_and_nothing_else() -> None:
+    student, teacher = features("BCHW", 2, 3, 8, 0)
+    others = features("BCHW", 2, 3, 8, 1)
+    at = {"0": (student, teacher), "1": others}
+    known: dict[Any, Any] = {}
+    torch.manual_seed(0)
+    for layer, of, knowledge in (
+        ("0", "teacher", raw), ("0", "teacher", mean_std), ("0", "teacher", centred), ("1", "teacher", raw),
+        ("1", "teacher", mean_std), ("0", "other", mean_std),
+    ):  # fmt: skip
+        adapter = ChannelAdapter(3, 8).double()
+        row = Transfer("row", layer, layer, knowledge, normalised_mse, student_adapters=adapter, of=of)
+        quick = Implicit.of(row)
+        assert quick is not None
+        ours, theirs = at[layer][0], at[layer][1] if of == "teacher" else at[layer][1] ** 2
+        found = quick(ours, theirs, known)
+        assert found is not None
+        torch.testing.assert_close(found, explicit(row, ours, theirs))
+    # Of the student's two features one each; of the teacher's, with and without the variance, and the other teacher's.
+    assert len(known) == 2 + 4 + 1
 
 
 def test_what_it_leaves_to_others() -> None:
