@@ -387,7 +387,7 @@ def test_an_arm_s_definition_is_its_own(
         file.write("# another\n")
     assert changed() == {"AT", "SKD's start, AT"}
     monkeypatch.undo()
-    monkeypatch.setattr(prepared, "started", replace(prepared.started, output_energy=0.123))
+    monkeypatch.setattr(prepared, "started", prepared.started._replace(output_energy=0.123))
     begun = {name for name in names if arms.ARMS[name].start not in ("random", "fitted")}
     assert changed() == begun
     assert {"SKD", "SKD, encoder only", "SKD's start, output only"} <= begun
