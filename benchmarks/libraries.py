@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(prog="benchmarks.libraries", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--libraries", nargs="+", choices=list(LIBRARIES), default=list(LIBRARIES))
-    parser.add_argument("--rounds", type=int, default=30, help="that count, after two that don't (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=150, help="that count, after two that don't (%(default)s)")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--out", type=Path, default=RESULTS)
