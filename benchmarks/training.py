@@ -72,6 +72,7 @@ class Variant:
     workers: int = 0
     bfloat16: bool = False
     compiled: bool = False
+    keeps_layouts: bool = False
     alone: bool = False
 
 
@@ -84,6 +85,7 @@ VARIANTS = {
     "features from disk": Variant(cache=True),
     "bfloat16": Variant(bfloat16=True),
     "torch.compile": Variant(compiled=True),
+    "torch.compile, no layouts of its own": Variant(compiled=True, keeps_layouts=True),
     "encoder's rows alone, the teacher runs through": Variant(sides="encoder", output=0.0),
     "encoder's rows alone, the teacher stops early": Variant(sides="encoder", output=0.0, early=True),
     "channels_last, loaded by another process": Variant(channels_last=True, workers=1),
@@ -145,7 +147,11 @@ class Runner:
             with torch.no_grad():
                 for batch in batches:
                     self.distiller(*self._placed(task.inputs(batch)))
-        self.run: Any = torch.compile(self.distiller, dynamic=False) if variant.compiled else self.distiller
+        # The compiler makes convolutions channels_last, and then fails on the backward of padding="replicate".
+        options = {"layout_optimization": False} if variant.keeps_layouts else None
+        self.run: Any = self.distiller
+        if variant.compiled:
+            self.run = torch.compile(self.distiller, dynamic=False, options=options)
         self.optimizer = torch.optim.AdamW(self.distiller.parameters(), 1e-4, fused=True)
         self.batches = self._endless()
 

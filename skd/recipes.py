@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -55,6 +55,9 @@ class Recipe:
         Decay of an exponential moving average of the weights (0.999, say). It is what is evaluated and kept.
     precision : {"float32", "bfloat16", "float16"}
         Of the forward runs (autocast; the weights stay as they are). float16 scales the loss, and wants a GPU.
+    compile : bool or mapping
+        Whether networks and losses, forward and backward, go through `torch.compile`, or what it is given by name:
+        ``{"mode": "max-autotune"}``. Not beside a `TeacherCache`, which a compiled step doesn't read.
     channels_last : bool
         Bring networks and 4-D batches into the memory format that convolutions are fastest in.
     seed : int
@@ -105,6 +108,7 @@ class Recipe:
     clip: float | None = 1.0
     average: float | None = None
     precision: Precision = "float32"
+    compile: bool | Mapping[str, Any] = False
     channels_last: bool = False
     seed: int = 0
     seconds: float | None = None
@@ -138,6 +142,8 @@ class Recipe:
             raise _error("average", self.average, "a number between 0 and 1, such as 0.999")
         if self.seed >= 2**63:
             raise _error("seed", self.seed, "0 to 2⁶³ − 1")
+        if not (isinstance(self.compile, bool) or (isinstance(self.compile, Mapping) and self.compile)):
+            raise _error("compile", repr(self.compile), "True, False, or torch.compile's arguments by name")
         named: tuple[tuple[str, Any], ...] = (("optimizer", Optimizer), ("schedule", Curve), ("precision", Precision))
         for name, known in named:
             value = getattr(self, name)

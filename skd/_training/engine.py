@@ -60,6 +60,7 @@ class Engine:
         except ArgumentError:
             self.close()
             raise
+        self._compile = recipe.compile
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
         # Flags travel between CPUs, so that no GPU waits for them.
@@ -82,7 +83,9 @@ class Engine:
     # --- the module ------------------------------------------------------------------------------------------------
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module on its device, under autocast, and averaged over the processes."""
+        """The module on its device, compiled where that is asked for, under autocast, averaged over the processes."""
+        if self._compile:
+            module = torch.compile(module, **({} if self._compile is True else self._compile))  # type: ignore[assignment]
         wrapped: nn.Module = self.accelerator.prepare_model(_Shell(module))
         return wrapped
 

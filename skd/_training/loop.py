@@ -56,6 +56,11 @@ class Loop:
         self.engine, self.module, self.batches, self.out, self.recipe = engine, module, batches, out, recipe
         self.inputs, self.product, self.each, self.label = inputs, product, each, label
         self.parameters = trainable(module)
+        if recipe.compile and any(each.cache is not None for each in distillers(module)):
+            remedy = "leave one of them out"
+            raise ArgumentError(
+                "a compiled step doesn't read a TeacherCache", got=f"compile={recipe.compile}", remedy=remedy
+            )
         self.store = Store(out, recipe.keep)
         self.average = Average(self.parameters, recipe.average) if recipe.average else None
         self.evaluations = evaluate and Evaluations(

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import skd
 from skd import Distiller, Recipe, Step, distill
-from skd.errors import ArgumentError, CheckError, DataError, PairingError, ShapeError
+from skd.errors import ArgumentError, CheckError, DataError, FileError, PairingError, ShapeError
 from skd.methods import SKD, Method, Transfer
 
 RECIPE = Recipe(steps=5, learning_rate=0.01, warmup=0, schedule="constant", clip=None, optimizer="sgd", log_every=1)
@@ -91,6 +91,43 @@ def test_the_task_is_added_with_its_weight(tmp_path: Path) -> None:
     distill(teacher, images(), tmp_path, **options, task_loss=task, task_weight=3.0)
     trained_by_hand(teacher, theirs, OUTPUT, lambda output, batch: 3 * task(output, batch))
     same(ours, theirs)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_compiled_run_is_one_graph_and_gives_the_same_weights(tmp_path: Path, precision: Any) -> None:
+    graphs: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, given: Sequence[Tensor]) -> Any:
+        graphs.append(len(given))
+        return graph.forward
+
+    teacher, ours, theirs = net(6, 0), net(2, 1), net(2, 1)
+    compiled = replace(RECIPE, precision=precision, compile={"backend": count, "fullgraph": True})
+    torch.compiler.reset()
+    distill(teacher, images(), tmp_path / "compiled", student=ours, recipe=compiled)
+    assert len(graphs) == 1
+    distill(teacher, images(), tmp_path / "plain", student=theirs, recipe=replace(RECIPE, precision=precision))
+    assert len(graphs) == 1
+    same(ours, theirs)
+    theirs.load_state_dict(torch.load(tmp_path / "compiled/last.pt", weights_only=True))  # names without a prefix
+    with pytest.raises(FileError, match=r"of another run \(recipe\.compile: "):
+        distill(teacher, images(), tmp_path / "compiled", student=theirs, recipe=replace(RECIPE, precision=precision))
+
+
+def test_compile_true_is_torch_compile_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: [asked.append(options), module][1])
+    distill(net(6, 0), images(), tmp_path, student=net(2, 1), recipe=replace(RECIPE, compile=True))
+    assert asked == [{}]
+
+
+def test_a_compiled_step_would_not_read_the_cache(tmp_path: Path) -> None:
+    cache = skd.TeacherCache(tmp_path / "cache")
+    with pytest.raises(ArgumentError, match=r"a compiled step doesn't read a TeacherCache; got compile=True\."):
+        distill(
+            net(6, 0), images(), tmp_path / "out", student=net(2, 1), recipe=replace(RECIPE, compile=True), cache=cache
+        )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("method", [OutputOnly(), OUTPUT, lambda plan, spectra: OUTPUT], ids=["method", "rows", "made"])

@@ -560,6 +560,11 @@ def test_modules_that_can_not_be_trained(tmp_path: Path) -> None:
         ({"optimizer": "lion"}, r"optimizer of a recipe; got 'lion'; expected adam, adamw, sgd, soap, or a function"),
         ({"schedule": "linear"}, r"schedule of a recipe; got 'linear'; expected cosine, constant, or a function"),
         ({"precision": "int8"}, r"precision of a recipe; got 'int8'; expected float32, bfloat16, float16"),
+        (
+            {"compile": "default"},
+            "compile of a recipe; got 'default'; expected True, False, or torch.compile's arguments",
+        ),
+        ({"compile": {}}, "compile of a recipe"),
         ({"keep": 1}, "keep of a recipe; got 1; expected 2 or more"),
         ({"patience": 0}, "patience of a recipe"),
         ({"seed": -1}, "seed of a recipe"),
