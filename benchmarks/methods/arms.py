@@ -11,6 +11,7 @@ import skd
 from skd.errors import ArgumentError
 from skd.knowledge import Reread
 from skd.methods import LayerMethod, Method, Transfer
+from skd.schedules import Ramp
 
 Made = Method | Sequence[Transfer]
 Make = Callable[[skd.Plan, skd.Spectra, float, int, Reread | None], Made]
@@ -108,6 +109,17 @@ def _output(plan: skd.Plan, spectra: skd.Spectra, *_: Any) -> Made:
     return skd.methods.OutputOnly(plan, spectra, output=OUTPUT)
 
 
+def _fading(make: Make) -> Make:
+    """The outputs' weight fades as the features' does: what is left is the task's own loss."""
+
+    def faded(plan: skd.Plan, spectra: skd.Spectra, factor: float, steps: int, reread: Reread | None) -> Made:
+        made = make(plan, spectra, factor, steps, reread)
+        made.output = Ramp(OUTPUT, 0.0, steps=max(1, steps // 2), shape="cosine")  # type: ignore[union-attr]
+        return made
+
+    return faded
+
+
 def _ours(name: str, *args: Any, start: Start = "compressed", fitted: bool = True, **options: Any) -> Arm:
     return Arm(name, _skd(*args, **options), skd.methods.SKD, start=start, fitted=fitted)
 
@@ -141,6 +153,9 @@ CONTROLS = {
         _ours("SKD, in the pairs' bases", basis=None, fitted=False),
         _ours("SKD, companions at random", start="pairs", beside=True),
         _ours("SKD, fitted start", start="fitted"),
+        Arm("SKD, outputs fading", _fading(_skd()), skd.methods.SKD, start="compressed", fitted=True),
+        Arm("SKD's start, output fading", _fading(_output), tuned=False, start="compressed"),
+        Arm("output only, fading", _fading(_output), tuned=False),
         *(
             Arm(f"SKD's start, {what}", make, tuned=False, start="compressed", trained=make is not None or what == FREE)
             for what, make in (("not trained", None), (FREE, None), ("output only", _output))
@@ -155,6 +170,7 @@ CONTROLS = {
     )
 }
 ARMS = METHODS | CONTROLS
+FADING = ("SKD, outputs fading", "SKD's start, output fading", "output only, fading")  # where the task has a loss
 # Those that the long runs want, whatever the screening says of them.
 FINAL_CONTROLS = (
     "from scratch",

@@ -409,7 +409,10 @@ def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp
     cell = lambda name: cells.Cell("denoising", name, 0.1, 0, 8, "test")  # noqa: E731
     rows = {
         name: cells._rows(prepared, prepared.student(0, "compressed"), cell(name), prepared.task.reread)
-        for name in ("SKD", "SKD, not fading", "SKD, encoder only", "SKD, outputs not read again", "outputs read again")
+        for name in (
+            *("SKD", "SKD, not fading", "SKD, encoder only", "SKD, outputs not read again", "outputs read again"),
+            *arms.FADING,
+        )
     }
     weights = {
         name: {
@@ -418,14 +421,25 @@ def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp
         for name, method in rows.items()
     }
     for name, each in weights.items():
-        assert each.pop("output") == [arms.OUTPUT] * 4
-        assert each.pop("output/reread", None) == (None if "not read" in name else [0.1 * arms.REREADING] * 4)
+        kept = [1.0, 0.5, 0.0, 0.0] if name in arms.FADING else [1.0] * 4
+        assert each.pop("output") == pytest.approx([arms.OUTPUT * share for share in kept])
+        reads = name.startswith(("SKD", "outputs")) and "start" not in name and "not read" not in name
+        assert each.pop("output/reread", None) == ([0.1 * arms.REREADING] * 4 if reads else None)
         wanted = [0.1] * 4 if "not fading" in name else [0.1, 0.05, 0.0, 0.0]
         for found in each.values():
             assert found == pytest.approx(wanted)
     assert {row.split("/")[2] for row in weights["SKD"]} == {"encoder", "decoder"}
     assert {row.split("/")[2] for row in weights["SKD, encoder only"]} == {"encoder"}
-    assert not weights["outputs read again"]
+    assert weights["SKD, outputs fading"].keys() == weights["SKD"].keys()
+    assert not any(
+        weights[name] for name in ("outputs read again", "SKD's start, output fading", "output only, fading")
+    )
+    prepared.task = replace(prepared.task, loss=None)
+    for name in arms.FADING:
+        with pytest.raises(
+            skd.errors.ArgumentError, match="it has no meaning here: without a loss of the task's own nothing"
+        ):
+            cells._rows(prepared, prepared.student(0, "compressed"), cell(name), prepared.task.reread)
 
 
 def test_all_methods_are_compared(parts: dict[str, ModuleType]) -> None:
