@@ -47,6 +47,8 @@ class Arm:
         Whether learned adapters begin as `skd.fit_adapters` fits them; otherwise at random.
     trained : bool
         False: the student stays as it begins.
+    needs_loss : bool
+        Whether it has no meaning where the task has no loss of its own.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Arm:
     start: Start = "random"
     fitted: bool = False
     trained: bool = True
+    needs_loss: bool = False
 
 
 def _skd(
@@ -114,6 +117,7 @@ def _fading(make: Make) -> Make:
 
     def faded(plan: skd.Plan, spectra: skd.Spectra, factor: float, steps: int, reread: Reread | None) -> Made:
         made = make(plan, spectra, factor, steps, reread)
+        # Afterwards, so that the makers' own code, which the finished lines are known by, stays as it is.
         made.output = Ramp(OUTPUT, 0.0, steps=max(1, steps // 2), shape="cosine")  # type: ignore[union-attr]
         return made
 
@@ -153,9 +157,9 @@ CONTROLS = {
         _ours("SKD, in the pairs' bases", basis=None, fitted=False),
         _ours("SKD, companions at random", start="pairs", beside=True),
         _ours("SKD, fitted start", start="fitted"),
-        Arm("SKD, outputs fading", _fading(_skd()), skd.methods.SKD, start="compressed", fitted=True),
-        Arm("SKD's start, output fading", _fading(_output), tuned=False, start="compressed"),
-        Arm("output only, fading", _fading(_output), tuned=False),
+        Arm("SKD, outputs fading", _fading(_skd()), skd.methods.SKD, start="compressed", fitted=True, needs_loss=True),
+        Arm("SKD's start, output fading", _fading(_output), tuned=False, start="compressed", needs_loss=True),
+        Arm("output only, fading", _fading(_output), tuned=False, needs_loss=True),
         *(
             Arm(f"SKD's start, {what}", make, tuned=False, start="compressed", trained=make is not None or what == FREE)
             for what, make in (("not trained", None), (FREE, None), ("output only", _output))
@@ -170,7 +174,6 @@ CONTROLS = {
     )
 }
 ARMS = METHODS | CONTROLS
-FADING = ("SKD, outputs fading", "SKD's start, output fading", "output only, fading")  # where the task has a loss
 # Those that the long runs want, whatever the screening says of them.
 FINAL_CONTROLS = (
     "from scratch",

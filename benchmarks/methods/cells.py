@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import skd
-from benchmarks.methods.arms import ARMS, FADING, Start
+from benchmarks.methods.arms import ARMS, Start
 from benchmarks.methods.task import Task
 from benchmarks.methods.training import Supervised
 from benchmarks.worth.arms import fresh
@@ -201,7 +201,7 @@ def _rows(prepared: Prepared, student: nn.Module, cell: Cell, reread: Reread | N
         if task.loss is None:
             raise ArgumentError("it has no meaning here: nobody but the teacher knows what the output should be")
         return None
-    if task.loss is None and cell.arm in FADING:
+    if task.loss is None and arm.needs_loss:
         raise ArgumentError("it has no meaning here: without a loss of the task's own nothing would be left")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)

@@ -38,7 +38,9 @@ def plan_of(prepared: Prepared, data: Path) -> str:
 
 def definition_of(arm: Arm, prepared: Prepared) -> str:
     """What an arm is: its options, its method's code, and how its student begins."""
-    fields = {name: value for name, value in vars(arm).items() if name not in ("name", "make", "uses")}
+    # Where it has a meaning is no part of what it does there.
+    without = ("name", "make", "uses", "needs_loss")
+    fields = {name: value for name, value in vars(arm).items() if name not in without}
     found = hashlib.sha256(json.dumps([fields, FACTORS if arm.tuned else ()], sort_keys=True).encode())
     if arm.make is not None:
         found.update(code_of(arm.make).encode())

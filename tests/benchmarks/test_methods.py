@@ -406,12 +406,14 @@ def test_lines_of_another_plan_or_definition_do_not_count(parts: dict[str, Modul
 def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp_path: Path) -> None:
     cells, arms = parts["cells"], parts["arms"]
     prepared = cells.Prepared(parts["tasks"].task_of("denoising", folder, tmp_path, smoke=True))
+    fading = [name for name, arm in arms.ARMS.items() if arm.needs_loss]
+    assert fading == ["SKD, outputs fading", "SKD's start, output fading", "output only, fading"]
     cell = lambda name: cells.Cell("denoising", name, 0.1, 0, 8, "test")  # noqa: E731
     rows = {
         name: cells._rows(prepared, prepared.student(0, "compressed"), cell(name), prepared.task.reread)
         for name in (
             *("SKD", "SKD, not fading", "SKD, encoder only", "SKD, outputs not read again", "outputs read again"),
-            *arms.FADING,
+            *fading,
         )
     }
     weights = {
@@ -421,7 +423,7 @@ def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp
         for name, method in rows.items()
     }
     for name, each in weights.items():
-        kept = [1.0, 0.5, 0.0, 0.0] if name in arms.FADING else [1.0] * 4
+        kept = [1.0, 0.5, 0.0, 0.0] if name in fading else [1.0] * 4
         assert each.pop("output") == pytest.approx([arms.OUTPUT * share for share in kept])
         reads = name.startswith(("SKD", "outputs")) and "start" not in name and "not read" not in name
         assert each.pop("output/reread", None) == ([0.1 * arms.REREADING] * 4 if reads else None)
@@ -435,7 +437,7 @@ def test_what_skd_compares_fades(parts: dict[str, ModuleType], folder: Path, tmp
         weights[name] for name in ("outputs read again", "SKD's start, output fading", "output only, fading")
     )
     prepared.task = replace(prepared.task, loss=None)
-    for name in arms.FADING:
+    for name in fading:
         with pytest.raises(
             skd.errors.ArgumentError, match="it has no meaning here: without a loss of the task's own nothing"
         ):
